@@ -1,0 +1,162 @@
+"""LMDB environments: opened once per process for reading, growing by themselves for writing.
+
+LMDB forbids using an environment across fork and opening one twice in a process, so readers share a
+registry keyed by path, which a forked child empties (http://www.lmdb.tech/doc/, "Caveats").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import lmdb
+
+from cnclip.errors import InputError
+
+MAX_KEY_BYTES = 511
+FIRST_MAP_SIZE = 16 * 2**20
+_Result = TypeVar("_Result")
+
+
+class ReadEnv:
+    """A read-only environment of this process. `dbs` caches the handles of its named databases."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.pid = path, os.getpid()
+        try:
+            # No lock file is needed: builders write aside and rename, so nobody writes what we read.
+            self.env = lmdb.open(
+                str(path), readonly=True, lock=False, max_dbs=4, readahead=False, create=False
+            )
+        except (lmdb.Error, OSError) as error:
+            raise InputError(f"{path}: not a readable LMDB directory: {error}") from None
+        self._check_size()
+        self._dbs: dict[bytes, Any] = {}
+
+    def _check_size(self) -> None:
+        """Refuse a cut-off file: reading past its end would kill the process with SIGBUS."""
+        file = self.path / "data.mdb"
+        promised = (self.env.info()["last_pgno"] + 1) * self.env.stat()["psize"]
+        if (size := file.stat().st_size) < promised:
+            self.env.close()
+            raise InputError(f"{file}: truncated: {size} bytes of {promised}")
+
+    def db(self, name: bytes) -> Any | None:
+        """The handle of a named database, or None where the environment has none of that name."""
+        if name not in self._dbs:
+            try:
+                self._dbs[name] = self.env.open_db(name, create=False)
+            except (lmdb.NotFoundError, lmdb.IncompatibleError):
+                self._dbs[name] = None
+        return self._dbs[name]
+
+    def get(self, key: bytes, db: bytes | None = None) -> bytes | None:
+        """The value under `key` (copied out of the map), or None."""
+        with self.env.begin(db=None if db is None else self.db(db)) as transaction:
+            value: bytes | None = transaction.get(key)
+        return value
+
+
+_shared: WeakValueDictionary[tuple[str, int, int], ReadEnv] = WeakValueDictionary()
+_lock = threading.RLock()
+
+
+def _forget_after_fork() -> None:
+    global _lock
+    _lock = threading.RLock()
+    for inherited in list(_shared.values()):
+        inherited.env.close()  # this process's copy of the map and descriptor; the parent keeps its own
+    _shared.clear()
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+class EnvHandle:
+    """The environment at `path`, opened on first use in each process; pickles as its path."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._env: ReadEnv | None = None
+
+    def __call__(self) -> ReadEnv:
+        """Raises InputError when there is no readable environment at the path."""
+        env = self._env
+        if env is None or env.pid != os.getpid():
+            env = self._env = self._acquire()
+        return env
+
+    def _acquire(self) -> ReadEnv:
+        try:
+            file = (self.path / "data.mdb").stat()
+        except OSError:
+            raise InputError(f"{self.path}: not an LMDB directory (no data.mdb)") from None
+        key = (str(self.path.resolve()), file.st_dev, file.st_ino)  # a rebuilt directory is another one
+        with _lock:
+            env = _shared.get(key)
+            if env is None:
+                env = _shared[key] = ReadEnv(self.path)
+            return env
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, state: Path) -> None:
+        self.path, self._env = state, None
+
+
+class GrowingEnv:
+    """A writable environment whose map starts small and doubles whenever it is full."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._env = lmdb.open(str(path), map_size=FIRST_MAP_SIZE, max_dbs=4)
+
+    def db(self, name: bytes) -> Any:
+        """The handle of a named database, created when missing."""
+        return self._env.open_db(name)
+
+    def read(self, key: bytes, db: Any) -> bytes | None:
+        """The committed value under `key`, or None."""
+        with self._env.begin(db=db) as transaction:
+            value: bytes | None = transaction.get(key)
+        return value
+
+    def write(self, work: Callable[[lmdb.Transaction], _Result]) -> _Result:
+        """Run `work` in one durable transaction; where the map is full, double it and run `work` again.
+
+        `work` must have no effect outside the transaction. A full disk raises InputError.
+        """
+        while True:
+            try:
+                with self._env.begin(write=True) as transaction:
+                    return work(transaction)
+            except lmdb.MapFullError:
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
+            except lmdb.DiskError as error:
+                raise InputError(f"{self.path}: cannot be written: {error}") from None
+
+    def put_json(self, key: bytes, content: dict[str, Any], db: bytes) -> None:
+        """Write one JSON value durably."""
+        value, handle = json.dumps(content, ensure_ascii=False).encode("utf-8"), self.db(db)
+        self.write(lambda transaction: transaction.put(key, value, db=handle))
+
+    def close(self) -> None:
+        """Sync and close."""
+        self._env.sync(True)
+        self._env.close()
+
+    def __enter__(self) -> GrowingEnv:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

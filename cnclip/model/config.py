@@ -1,0 +1,129 @@
+"""Architectures as data: JSON files in `cnclip/configs/`, with Chinese-CLIP's names and fields."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cnclip.errors import InputError
+from cnclip.image import PreprocessConfig
+
+CONFIG_DIR = Path(__file__).parent.parent / "configs"
+LITE_VISION, LITE_TEXT = "EfficientNet-Lite0", "RBT-tiny-chinese"
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Image tower. `vision_layers` is a depth for ViT, four stage depths for ResNet, unused by EfficientNet.
+
+    tower: "vit" | "resnet" | "efficientnet".
+    """
+
+    embed_dim: int
+    image_resolution: int
+    vision_layers: int | tuple[int, ...]
+    vision_width: int
+    vision_patch_size: int | None = None
+    vision_head_width: int = 64
+    tower: str = "vit"
+    width_multiplier: float = 1.0
+    depth_multiplier: float = 1.0
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """BERT text tower. `text_pooling`: "cls" as in Chinese-CLIP, or "mean" over the tokens of the text."""
+
+    vocab_size: int = 21128
+    text_attention_probs_dropout_prob: float = 0.1
+    text_hidden_act: str = "gelu"
+    text_hidden_dropout_prob: float = 0.1
+    text_hidden_size: int = 768
+    text_initializer_range: float = 0.02
+    text_intermediate_size: int = 3072
+    text_max_position_embeddings: int = 512
+    text_num_attention_heads: int = 12
+    text_num_hidden_layers: int = 12
+    text_type_vocab_size: int = 2
+    text_pooling: str = "cls"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A dual encoder: names and settings of both towers, and the preprocessing that belongs to them."""
+
+    vision_name: str
+    text_name: str
+    vision: VisionConfig
+    text: TextConfig
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    context_length: int = 52
+
+    @property
+    def name(self) -> str:
+        return f"{self.vision_name}@{self.text_name}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, source: str = "config") -> ModelConfig:
+        """Raises InputError naming `source` and the field that is unknown or missing."""
+        try:
+            return cls(
+                vision_name=str(values["vision_name"]),
+                text_name=str(values["text_name"]),
+                vision=_from_dict(VisionConfig, values["vision"], source),
+                text=_from_dict(TextConfig, values["text"], source),
+                preprocess=PreprocessConfig.from_dict(values["preprocess"]),
+                context_length=int(values.get("context_length", 52)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{source}: missing or bad field {error}") from error
+
+
+T = TypeVar("T", VisionConfig, TextConfig)
+
+
+def _from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
+    unknown = set(values) - {f.name for f in fields(cls)}
+    if unknown:
+        raise InputError(f"{source}: unknown field {sorted(unknown)[0]!r}")
+    values = dict(values)
+    if isinstance(values.get("vision_layers"), list):
+        values["vision_layers"] = tuple(values["vision_layers"])
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _read(kind: str, name: str) -> dict[str, Any]:
+    path = CONFIG_DIR / kind / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in (CONFIG_DIR / kind).glob("*.json")))
+        raise InputError(f"unknown {kind} model {name!r}; known: {known}")
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def vision_models() -> list[str]:
+    """Names for `--vision-model`."""
+    return sorted(p.stem for p in (CONFIG_DIR / "vision").glob("*.json"))
+
+
+def text_models() -> list[str]:
+    """Names for `--text-model`."""
+    return sorted(p.stem for p in (CONFIG_DIR / "text").glob("*.json"))
+
+
+def named_config(vision_name: str, text_name: str) -> ModelConfig:
+    """The configuration of a pair of named towers. Raises InputError listing the known names."""
+    vision_values = _read("vision", vision_name)
+    preprocess = vision_values.pop("preprocess", {})
+    vision = _from_dict(VisionConfig, vision_values, f"vision/{vision_name}.json")
+    text = _from_dict(TextConfig, _read("text", text_name), f"text/{text_name}.json")
+    defaults = PreprocessConfig(size=vision.image_resolution).to_dict()
+    return ModelConfig(vision_name, text_name, vision, text, PreprocessConfig.from_dict({**defaults, **preprocess}))

@@ -1,0 +1,150 @@
+"""Configuration files of Hugging Face ChineseCLIP folders, read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from cnclip.errors import InputError, WeightsError
+from cnclip.image import Interpolation, PreprocessConfig, ResizeMode
+from cnclip.model.config import ModelConfig
+
+_RESAMPLE: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+
+
+def apply_hf_config(config: ModelConfig, values: Mapping[str, Any], source: str) -> ModelConfig:
+    """What weights cannot show (head counts) from config.json, laid over the inferred configuration.
+
+    Raises: WeightsError if the folder asks for something this model does not do.
+    """
+    vision, text = _section(values, "vision_config", source), _section(values, "text_config", source)
+    for section, field, expected in ((vision, "hidden_act", "quick_gelu"), (text, "hidden_act", "gelu")):
+        if section.get(field, expected) != expected:
+            raise WeightsError(f"{source}: {field} {section[field]!r} is not supported, only {expected!r}")
+    heads = _heads(vision, config.vision.vision_width, f"{source}: vision_config")
+    if heads is not None:
+        head_width = config.vision.vision_width // heads
+        config = replace(config, vision=replace(config.vision, vision_head_width=head_width))
+    heads = _heads(text, config.text.text_hidden_size, f"{source}: text_config")
+    if heads is not None:
+        config = replace(config, text=replace(config.text, text_num_attention_heads=heads))
+    return config
+
+
+def _section(values: Mapping[str, Any], name: str, source: str) -> dict[str, Any]:
+    section = values.get(name) or {}
+    if not isinstance(section, dict):
+        raise WeightsError(f"{source}: field {name!r} is not an object")
+    return section
+
+
+def _heads(section: Mapping[str, Any], width: int, source: str) -> int | None:
+    heads = section.get("num_attention_heads")
+    if heads is None:
+        return None
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise WeightsError(f"{source}: num_attention_heads {heads!r} does not divide the width {width}")
+    return heads
+
+
+def preprocess_from_hf(values: Mapping[str, Any], resolution: int, source: str) -> PreprocessConfig:
+    """preprocessor_config.json to our terms, at the model's resolution.
+
+    Raises: WeightsError naming the field that is unknown or misshapen.
+    """
+    size = values.get("size")
+    shortest_edge = isinstance(size, dict) and "shortest_edge" in size
+    mode: ResizeMode = "crop" if shortest_edge or values.get("do_center_crop", False) else "squash"
+    resample = values.get("resample", 3)
+    if resample not in _RESAMPLE:
+        raise WeightsError(
+            f"{source}: resample {resample!r} is not supported, only 2 (bilinear) and 3 (bicubic)"
+        )
+    defaults = PreprocessConfig().to_dict()
+    try:
+        mean, std = (
+            [float(v) for v in values.get(f"image_{name}", defaults[name])] for name in ("mean", "std")
+        )
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise WeightsError(f"{source}: image_mean and image_std need three values each, std above 0")
+        return PreprocessConfig.from_dict(
+            {
+                "size": resolution,
+                "mean": mean,
+                "std": std,
+                "resize_mode": mode,
+                "interpolation": _RESAMPLE[resample],
+            }
+        )
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{source}: image_mean or image_std is not a list of numbers") from error
+    except InputError as error:
+        raise WeightsError(f"{source}: {error}") from error
+
+
+def hf_config(config: ModelConfig) -> dict[str, Any]:
+    """config.json for transformers' ChineseCLIPModel. Raises InputError for what it cannot express."""
+    vision, text = config.vision, config.text
+    if vision.tower != "vit" or text.text_pooling != "cls":
+        raise InputError(
+            f"{config.name}: a Hugging Face ChineseCLIP folder holds ViT towers with [CLS] pooling only"
+        )
+    return {
+        "architectures": ["ChineseCLIPModel"],
+        "model_type": "chinese_clip",
+        "projection_dim": vision.embed_dim,
+        "logit_scale_init_value": 2.6592,
+        "initializer_factor": 1.0,
+        "text_config": {
+            "model_type": "chinese_clip_text_model",
+            "vocab_size": text.vocab_size,
+            "hidden_size": text.text_hidden_size,
+            "intermediate_size": text.text_intermediate_size,
+            "num_hidden_layers": text.text_num_hidden_layers,
+            "num_attention_heads": text.text_num_attention_heads,
+            "max_position_embeddings": text.text_max_position_embeddings,
+            "type_vocab_size": text.text_type_vocab_size,
+            "hidden_act": text.text_hidden_act,
+            "hidden_dropout_prob": text.text_hidden_dropout_prob,
+            "attention_probs_dropout_prob": text.text_attention_probs_dropout_prob,
+            "initializer_range": text.text_initializer_range,
+            "layer_norm_eps": 1e-12,
+            "pad_token_id": 0,
+        },
+        "vision_config": {
+            "model_type": "chinese_clip_vision_model",
+            "hidden_size": vision.vision_width,
+            "intermediate_size": 4 * vision.vision_width,
+            "projection_dim": vision.embed_dim,
+            "num_hidden_layers": vision.vision_layers,
+            "num_attention_heads": vision.vision_width // vision.vision_head_width,
+            "image_size": vision.image_resolution,
+            "patch_size": vision.vision_patch_size,
+            "hidden_act": "quick_gelu",
+            "layer_norm_eps": 1e-5,
+        },
+    }
+
+
+def hf_preprocessor(config: PreprocessConfig) -> dict[str, Any]:
+    """preprocessor_config.json. Raises InputError for padding, which it cannot express."""
+    if config.resize_mode == "pad":
+        raise InputError("preprocess: resize_mode 'pad' cannot be written to a Hugging Face folder")
+    crop = config.resize_mode == "crop"
+    square = {"height": config.size, "width": config.size}
+    return {
+        "feature_extractor_type": "ChineseCLIPFeatureExtractor",
+        "image_processor_type": "ChineseCLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": config.size} if crop else square,
+        "resample": next(number for number, name in _RESAMPLE.items() if name == config.interpolation),
+        "do_center_crop": crop,
+        "crop_size": square,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(config.mean),
+        "image_std": list(config.std),
+        "do_convert_rgb": True,
+    }

@@ -1,0 +1,80 @@
+"""Contrastive losses. All take unit-length features and return a scalar float32 tensor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+P = ParamSpec("P")
+
+
+def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Run a loss outside autocast: similarities in bfloat16 have three digits, too few to learn from."""
+
+    @functools.wraps(loss)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        device = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        with torch.autocast(device, enabled=False):
+            return loss(*args, **kwargs)
+
+    return wrapper
+
+
+@full_precision
+def multi_positive_info_nce(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    relevance: Tensor,
+    *,
+    ignore: Tensor | None = None,
+    text_to_image_weight: float = 0.5,
+) -> Tensor:
+    """Symmetric InfoNCE whose targets are shared by all positives of a row.
+
+    A caption that also fits another picture of the batch is no negative: with plain InfoNCE, repeated captions
+    punish the model for being right. With one positive per row this is CLIP's loss.
+
+    Args:
+        image_features: (B, D) unit length. text_features: (T, D) unit length.
+        logit_scale: (), the factor itself (not its logarithm).
+        relevance: (B, T), true where the text describes the picture. Every picture needs at least one text;
+            texts without a picture in the batch only serve as negatives.
+        ignore: (B, T), true where it is unknown whether the text fits, neither positive nor negative.
+        text_to_image_weight: share of the text-to-image direction in the mean.
+
+    Source: Radford et al. 2021 (CLIP); soft targets over positives as in Khosla et al. 2020 (SupCon, "out").
+    """
+    logits = logit_scale * image_features.float() @ text_features.float().T  # (B, T)
+    if ignore is not None:
+        logits = logits.masked_fill(ignore & ~relevance, -1e4)  # not -inf: 0 * -inf is NaN in the cross entropy
+    targets = relevance.to(logits.dtype)
+    image_to_text = F.cross_entropy(logits, targets / targets.sum(1, keepdim=True))
+    shown = relevance.any(0)
+    columns = targets[:, shown].T  # (texts with a picture, B)
+    text_to_image = F.cross_entropy(logits[:, shown].T, columns / columns.sum(1, keepdim=True))
+    return (1 - text_to_image_weight) * image_to_text + text_to_image_weight * text_to_image
+
+
+@full_precision
+def cosine_distillation(student: Tensor, teacher: Tensor) -> Tensor:
+    """1 - cosine to the teacher's vector of the same row. student, teacher: (B, D), unit length."""
+    return (1 - (student.float() * teacher.float()).sum(1)).mean()
+
+
+@full_precision
+def similarity_distillation(student: Tensor, teacher: Tensor, scale: float = 20.0) -> Tensor:
+    """KL between the rows' similarity distributions within the batch (Passalis & Tefas 2018, relational
+    distillation): keeps who is whose neighbour, which is what retrieval needs. student, teacher: (B, D)."""
+    own = torch.eye(len(student), dtype=torch.bool, device=student.device)
+    s = (scale * student.float() @ student.float().T).masked_fill(own, -torch.inf)
+    t = (scale * teacher.float() @ teacher.float().T).masked_fill(own, -torch.inf)
+    log_p = F.log_softmax(s, 1).masked_fill(own, 0.0)
+    q = F.softmax(t, 1)
+    log_q = F.log_softmax(t, 1).masked_fill(own, 0.0)
+    return (q * (log_q - log_p)).sum(1).mean()

@@ -1,0 +1,85 @@
+"""What routes ask for: the running service, ids from the path, permission to write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import unquote, urlsplit
+
+from fastapi import Depends, Path, Request
+from pydantic import TypeAdapter, ValidationError
+
+from service.encoder import Embedder, EncoderProtocol
+from service.errors import ApiError
+from service.gallery import Gallery
+from service.schemas import ItemIdText
+from service.searcher import Searcher
+from service.settings import ServiceSettings, is_loopback
+from service.writer import Writer
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything that lives from start to shutdown; `app.state.service`."""
+
+    settings: ServiceSettings
+    encoder: EncoderProtocol
+    gallery: Gallery
+    embedder: Embedder
+    searcher: Searcher
+    writer: Writer
+
+    @property
+    def writable(self) -> bool:
+        """Whether writes are possible at all: not read-only, and not open to a network without a key."""
+        settings = self.settings
+        return not settings.read_only and (settings.api_key is not None or is_loopback(settings.host))
+
+
+async def get_service(request: Request) -> Service:
+    service: Service | None = getattr(request.app.state, "service", None)
+    if service is None:
+        raise ApiError(503, "not_ready", "the service is starting or stopping")
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(get_service)]
+
+_ITEM_ID: TypeAdapter[str] = TypeAdapter(ItemIdText)
+
+
+async def get_item_id(
+    item_id: Annotated[str, Path(alias="id", description="percent-encoded, slashes included (a/b is a%2Fb)")],
+) -> str:
+    """The id meant by the path. `RequestContext` leaves item paths encoded, so that `a%2Fimage` is an id
+    and `a/image` the picture of `a`; a plain slash inside an id works too, where it is not ambiguous."""
+    try:
+        return _ITEM_ID.validate_python(unquote(item_id, errors="strict"))
+    except (ValidationError, UnicodeDecodeError):
+        raise ApiError(422, "invalid_request", "not a possible item id") from None
+
+
+ItemId = Annotated[str, Depends(get_item_id)]
+
+
+async def require_write(request: Request, service: ServiceDep) -> None:
+    """Refuse writes when read-only, and without an API key from anywhere but this machine.
+
+    With a key, the middleware has checked it. Without one, both the address listened on and the host name
+    asked for must be this machine's: the second stops web pages that point a name of theirs at 127.0.0.1.
+
+    Raises:
+        ApiError: 403 with the reason.
+    """
+    if service.settings.read_only:
+        raise ApiError(403, "read_only", "this gallery is served read-only")
+    if service.settings.api_key is not None:
+        return
+    origin = request.headers.get("origin")
+    local = is_loopback(request.url.hostname or "") and (
+        origin is None or is_loopback(urlsplit(origin).hostname or "")
+    )
+    if not (service.writable and local):
+        raise ApiError(
+            403, "api_key_required", "writing from another machine needs an API key (CNCLIP_API_KEY)"
+        )
