@@ -6,18 +6,15 @@ stored once, whoever brings them.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cache.errors import CacheError
+from cache.files import TEMPORARY_PREFIX, write_durably
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_TEMPORARY_PREFIX = ".tmp-"
 
 
 class BlobStore:
@@ -37,7 +34,7 @@ class BlobStore:
             if path.is_file() and path.read_bytes() == data:
                 return digest
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_durably(path, data)
+            write_durably(path, data)
         except OSError as error:
             raise CacheError(f"{path}: cannot be written: {error.strerror or error}") from error
         return digest
@@ -86,34 +83,8 @@ class BlobStore:
 
         Nobody may put blobs meanwhile.
         """
-        leftovers = list(self.root.glob(f"[0-9a-f][0-9a-f]/{_TEMPORARY_PREFIX}*"))
+        leftovers = list(self.root.glob(f"[0-9a-f][0-9a-f]/{TEMPORARY_PREFIX}*"))
         for path in leftovers:
             path.unlink(missing_ok=True)
         unwanted = [digest for digest in self if not keep(digest)]
         return len(leftovers) + sum(self.remove(digest) for digest in unwanted)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=_TEMPORARY_PREFIX, dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # noqa: PTH101 (mkstemp makes it private; a gallery is copied and shared)
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    if os.name != "posix":  # Windows cannot open a directory
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Decoding and preprocessing of pictures. Preprocessing is data (`PreprocessConfig`) stored beside the weights."""
+"""Decoding and preprocessing of pictures; preprocessing is data (`PreprocessConfig`)."""
 
 from __future__ import annotations
 
@@ -102,7 +102,16 @@ def decode_image(
         raise ImageError(f"{label}: not a picture (or a format that is not supported)") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{label}: too many pixels") from error
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        TypeError,
+        KeyError,
+        IndexError,
+        OverflowError,
+    ) as error:
         # Pillow's decoders report damage through any of these.
         raise ImageError(f"{label}: cannot be decoded ({_first_line(error)})") from error
     except MemoryError as error:

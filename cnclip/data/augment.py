@@ -17,7 +17,7 @@ def random_resized_crop(
     area: tuple[float, float] = (0.4, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Image.Image:
-    """Crop a random part (share of the area, aspect ratio) and resize it to size x size (Szegedy et al. 2015)."""
+    """Crop a random part (share of the area, aspect ratio), resized to size x size (Szegedy et al. 2015)."""
     width, height = image.size
     for _ in range(8):
         target = width * height * rng.uniform(*area)

@@ -132,7 +132,10 @@ class GrowingEnv:
     def write(self, work: Callable[[lmdb.Transaction], _Result]) -> _Result:
         """Run `work` in one durable transaction; where the map is full, double it and run `work` again.
 
-        `work` must have no effect outside the transaction. A full disk raises InputError.
+        `work` must have no effect outside the transaction.
+
+        Raises:
+            InputError: the disk is full or cannot be written.
         """
         while True:
             try:
@@ -140,7 +143,7 @@ class GrowingEnv:
                     return work(transaction)
             except lmdb.MapFullError:
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
-            except lmdb.DiskError as error:
+            except lmdb.Error as error:  # a full disk, a file size limit, an I/O error
                 raise InputError(f"{self.path}: cannot be written: {error}") from None
 
     def put_json(self, key: bytes, content: dict[str, Any], db: bytes) -> None:

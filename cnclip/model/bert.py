@@ -5,7 +5,6 @@ Source of the architecture: Devlin et al. 2019; of the names and the pooling: Ch
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -132,13 +131,9 @@ class Bert(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         present = ids.ne(PAD_ID)  # (B, L)
         mask = present[:, None, None, :]
-        states = self.encoder(self.embeddings(ids), mask)  # (B, L, W)
+        states: Tensor = self.encoder(self.embeddings(ids), mask)  # (B, L, W)
         if self.config.text_pooling == "cls":
             return states[:, 0]
         weights = present[:, :, None].to(states.dtype)
-        return (states * weights).sum(1) / weights.sum(1)
-
-
-def max_length(config: TextConfig, context_length: int) -> int:
-    """Longest usable text in tokens."""
-    return min(config.text_max_position_embeddings, context_length)
+        mean: Tensor = (states * weights).sum(1) / weights.sum(1)
+        return mean

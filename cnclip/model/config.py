@@ -126,4 +126,6 @@ def named_config(vision_name: str, text_name: str) -> ModelConfig:
     vision = _from_dict(VisionConfig, vision_values, f"vision/{vision_name}.json")
     text = _from_dict(TextConfig, _read("text", text_name), f"text/{text_name}.json")
     defaults = PreprocessConfig(size=vision.image_resolution).to_dict()
-    return ModelConfig(vision_name, text_name, vision, text, PreprocessConfig.from_dict({**defaults, **preprocess}))
+    return ModelConfig(
+        vision_name, text_name, vision, text, PreprocessConfig.from_dict({**defaults, **preprocess})
+    )

@@ -66,4 +66,4 @@ def tune_malloc() -> bool:
     except (OSError, AttributeError):
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 * 2**20))
-    return all([bool(mallopt(option, value)) for option, value in settings])
+    return bool(min([mallopt(option, value) for option, value in settings]))

@@ -117,7 +117,7 @@ class EfficientNetLite(nn.Module):
         self.train(self.training)
 
     def _frozen(self) -> list[nn.Module]:
-        return [self.stem, *self.blocks[: self.frozen_blocks]] if self.frozen_blocks else []
+        return [self.stem, *list(self.blocks)[: self.frozen_blocks]] if self.frozen_blocks else []
 
     def train(self, mode: bool = True) -> EfficientNetLite:
         super().train(mode)

@@ -129,7 +129,10 @@ class Encoder:
             starts = range(0, len(images), batch_size)
             ahead = [pool.submit(prepare, i) for i in range(min(batch_size, len(images)))]
             for start in starts:
-                current, following = ahead, range(start + batch_size, min(start + 2 * batch_size, len(images)))
+                current, following = (
+                    ahead,
+                    range(start + batch_size, min(start + 2 * batch_size, len(images))),
+                )
                 ahead = [pool.submit(prepare, i) for i in following]
                 results = [(start + i, future.result()) for i, future in enumerate(current)]
                 good = [r for _, r in results if not isinstance(r, ImageError)]
@@ -197,9 +200,7 @@ def fold_batch_norm(module: nn.Module) -> None:
                 module[i + 1] = nn.Identity()
 
 
-def load(
-    name_or_path: str | Path = "lite", device: str | None = None, dtype: str | None = None
-) -> Encoder:
+def load(name_or_path: str | Path = "lite", device: str | None = None, dtype: str | None = None) -> Encoder:
     """Load a model for inference.
 
     Args:
@@ -224,7 +225,7 @@ def load(
     model = model.to(device=target, dtype=compute)
     model.logit_scale.data = logit_scale.float().to(target)  # in bfloat16 a scale of 100 would read 98.9
     if loaded.config.vision.tower != "vit":
-        model.visual.to(memory_format=torch.channels_last)
+        model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     name = str(name_or_path) if not Path(name_or_path).exists() else Path(name_or_path).stem
     return Encoder(model.eval(), name=name, fingerprint=identity)
 
@@ -242,6 +243,8 @@ def find_weights(name_or_path: str) -> Path:
         downloaded = local_path(name_or_path)
         if downloaded is not None:
             return downloaded
-        raise InputError(f"model {name_or_path!r} is not on this machine; run: cnclip models download {name_or_path}")
+        raise InputError(
+            f"model {name_or_path!r} is not on this machine; run: cnclip models download {name_or_path}"
+        )
     known = ", ".join(["lite", *public_models()])
     raise InputError(f"model {name_or_path!r}: no such file, and not a known name ({known})")

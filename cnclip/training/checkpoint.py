@@ -1,11 +1,8 @@
-"""Checkpoints in Chinese-CLIP's dict layout plus what an exact resume needs; written aside and renamed."""
+"""Reading and writing training checkpoints (Chinese-CLIP's dict layout plus what an exact resume needs)."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,22 +10,14 @@ from typing import Any
 import torch
 
 from cnclip.errors import WeightsError
+from cnclip.model.atomic import replacing
 
 
 def save_checkpoint(path: Path, payload: dict[str, Any]) -> None:
-    """Write `payload` (tensors, numbers, strings, containers of them) so that a kill leaves old or new, whole."""
+    """Write `payload` (tensors, plain values, containers of them): a kill leaves the old file or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
+    with replacing(path) as temporary:
+        torch.save(payload, temporary)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -44,4 +33,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise WeightsError(f"{path}: not a checkpoint (holds a {type(payload).__name__})")
     return payload
-

@@ -38,4 +38,6 @@ class TrainConfig(BaseModel):
     log_interval: int = Field(10, ge=1, description="steps between log lines")
     save_step_frequency: int = Field(0, ge=-1, description="steps between checkpoints; 0 or -1: every epoch")
     valid_step_interval: int = Field(0, ge=-1, description="steps between validations; 0 or -1: every epoch")
-    device: str | None = Field(None, description="as torch names it; by default the accelerator if there is one")
+    device: str | None = Field(
+        None, description="as torch names it; by default the accelerator if there is one"
+    )

@@ -61,7 +61,7 @@ class PairBatches:
     def __post_init__(self) -> None:
         if len(self.dataset) < self.batch_size:
             raise InputError(
-                f"{self.dataset.path}: {len(self.dataset)} pairs are fewer than the batch size {self.batch_size}"
+                f"{self.dataset.path}: {len(self.dataset)} pairs, fewer than the batch size {self.batch_size}"
             )
         canonical: dict[str, int] = {}
         by_text = [canonical.setdefault(normalize(row.text), len(canonical)) for row in self.dataset.texts]
@@ -77,9 +77,10 @@ class PairBatches:
     def iterate(self, start_step: int) -> Iterator[Batch]:
         loader = DataLoader(
             _PairPixels(self.dataset, self.preprocess, self.use_augment),
-            batch_sampler=self._keys(start_step),  # type: ignore[arg-type]
+            batch_sampler=self._keys(start_step),
             num_workers=self.workers,
             collate_fn=_collate,
+            generator=torch.Generator(),  # else each start draws from the global one, and a resume differs
         )
         mean = torch.tensor(self.preprocess.mean).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.preprocess.std).view(1, 3, 1, 1) * 255

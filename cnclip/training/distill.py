@@ -1,4 +1,4 @@
-"""Distil a small text tower from a sentence encoder: every text of a corpus goes where the teacher puts it."""
+"""Distil a small text tower from a sentence encoder: every text goes where the teacher puts it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def start_from_characters(model: DualEncoder, corpus: Corpus) -> int:
     embeddings[tokens] = targets
     model.text_projection.zero_()
     model.text_projection[:, :width] = torch.eye(width)
-    return len(tokens.unique())
+    return len(set(tokens.tolist()))
 
 
 def distill_objective(model: DualEncoder, batch: Batch) -> dict[str, Tensor]:
@@ -64,7 +64,12 @@ class CorpusBatches:
 
 
 def distill(
-    model: DualEncoder, corpus: Corpus, config: FitConfig, batch_size: int, checkpoint: Path, precision: Precision
+    model: DualEncoder,
+    corpus: Corpus,
+    config: FitConfig,
+    batch_size: int,
+    checkpoint: Path,
+    precision: Precision,
 ) -> None:
     """Train the text tower in place; resumes from `checkpoint` and keeps it up to date."""
     trained = [*model.bert.parameters(), model.text_projection]
@@ -76,7 +81,9 @@ def distill(
 
     def log(progress: Progress) -> None:
         values = " | ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-        logger.info("distill %d/%d | %s | %.2f s", progress.step, progress.total_steps, values, progress.step_s)
+        logger.info(
+            "distill %d/%d | %s | %.2f s", progress.step, progress.total_steps, values, progress.step_s
+        )
 
     source = CorpusBatches(corpus, batch_size, config.seed)
     fit(model, source, distill_objective, config, precision, checkpoint=checkpoint, on_log=log)

@@ -84,7 +84,9 @@ class Pictures(Dataset[tuple[np.ndarray[Any, np.dtype[np.uint8]], int]]):
     def encoded(self, index: int) -> bytes | str:
         """Encoded bytes of a photo, or the path of an emoji picture."""
         n = len(self.photos.image_ids)
-        return self.photos.image_bytes(self.photos.image_ids[index]) if index < n else self.emoji[index - n][0]
+        return (
+            self.photos.image_bytes(self.photos.image_ids[index]) if index < n else self.emoji[index - n][0]
+        )
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], int]:
         index, seed = key
@@ -127,8 +129,13 @@ class LiteBatches:
     def iterate(self, start_step: int) -> Iterator[Batch]:
         keys = self._keys(start_step)
         loader = DataLoader(
-            self.pictures, batch_sampler=keys, num_workers=self.workers, collate_fn=_collate, prefetch_factor=4
-        )  # type: ignore[call-overload]
+            self.pictures,
+            batch_sampler=keys,
+            num_workers=self.workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # else each start draws from the global one, and a resume differs
+            prefetch_factor=4,
+        )
         texts = torch.Generator().manual_seed(self.seed + 7_000_003 * start_step)
         for pixels, indices in loader:
             yield self._batch(pixels, indices, texts)
@@ -182,9 +189,9 @@ def lite_objective(model: DualEncoder, batch: Batch) -> dict[str, Tensor]:
     """Contrast pictures with queries, titles and words; keep the words and the ImageNet classes in place."""
     images = model.encode_image(batch["image"])
     parts = [model.encode_text(batch[name]) for name in ("query_ids", "title_ids", "corpus_ids")]
-    queries, titles, words = parts
+    _, titles, words = parts
     texts = torch.cat(parts)
-    relevance, ignore = _open_vocabulary(batch["relevance"], queries, titles, texts)
+    relevance, ignore = _open_vocabulary(batch["relevance"], len(titles), texts)
     contrastive = multi_positive_info_nce(
         images, texts, model.logit_scale.exp(), relevance, ignore=ignore, text_to_image_weight=0.3
     )
@@ -201,16 +208,13 @@ def lite_objective(model: DualEncoder, batch: Batch) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _open_vocabulary(
-    photo_relevance: Tensor, queries: Tensor, titles: Tensor, texts: Tensor
-) -> tuple[Tensor, Tensor]:
+def _open_vocabulary(photo_relevance: Tensor, n_emoji: int, texts: Tensor) -> tuple[Tensor, Tensor]:
     """Relevance and unknowns of all pictures against queries, titles and words, both bool (B, T).
 
     Photos are fully labelled on the queries. Elsewhere a text that means nearly the same as one of the
     picture's own texts is unknown, every other one is a negative.
     """
     n_photos, n_queries = photo_relevance.shape
-    n_emoji = len(titles)
     relevance = torch.zeros(n_photos + n_emoji, len(texts), dtype=torch.bool)
     relevance[:n_photos, :n_queries] = photo_relevance
     relevance[n_photos + torch.arange(n_emoji), n_queries + torch.arange(n_emoji)] = True

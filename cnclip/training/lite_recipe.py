@@ -38,8 +38,12 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Train the embedded model from its recipe; resumes by itself.")
-    parser.add_argument("--data", type=Path, required=True, help="shop data: LMDB root or MUGE files, train + valid")
+    parser = argparse.ArgumentParser(
+        description="Train the embedded model from its recipe; resumes by itself."
+    )
+    parser.add_argument(
+        "--data", type=Path, required=True, help="shop data: LMDB root or MUGE files, train + valid"
+    )
     parser.add_argument("--emoji", type=Path, required=True, help="output of preprocess/openmoji.py")
     parser.add_argument("--corpus", type=Path, required=True, help="output of preprocess/lite_corpus.py")
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and intermediate files")
@@ -149,7 +153,11 @@ def _emoji(folder: Path) -> list[tuple[str, str]]:
 
 @torch.no_grad()
 def _class_probs(
-    model: DualEncoder, pictures: Pictures, classifier: tuple[torch.Tensor, torch.Tensor], cache: Path, bf16: bool
+    model: DualEncoder,
+    pictures: Pictures,
+    classifier: tuple[torch.Tensor, torch.Tensor],
+    cache: Path,
+    bf16: bool,
 ) -> torch.Tensor:
     """ImageNet distribution (n, 1000) float16 of every training picture, uncropped, temperature 2; cached."""
     if cache.exists():

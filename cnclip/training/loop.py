@@ -1,4 +1,4 @@
-"""The training loop: resume, then (batch, step, log, validate, save) until done. Every training job runs it."""
+"""The loop of every training job: resume, then (batch, step, log, validate, save) until done."""
 
 from __future__ import annotations
 
@@ -161,7 +161,11 @@ def _payload(
 
 
 def _resume(
-    checkpoint: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, seed: int
+    checkpoint: Path | None,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    seed: int,
 ) -> int:
     """Load an earlier run if there is one, else seed. Returns the number of steps already taken."""
     if checkpoint is None or not checkpoint.exists():

@@ -37,8 +37,8 @@ def multi_positive_info_nce(
 ) -> Tensor:
     """Symmetric InfoNCE whose targets are shared by all positives of a row.
 
-    A caption that also fits another picture of the batch is no negative: with plain InfoNCE, repeated captions
-    punish the model for being right. With one positive per row this is CLIP's loss.
+    A caption that also fits another picture of the batch is no negative: with plain InfoNCE, repeated
+    captions punish the model for being right. With one positive per row this is CLIP's loss.
 
     Args:
         image_features: (B, D) unit length. text_features: (T, D) unit length.
@@ -52,7 +52,9 @@ def multi_positive_info_nce(
     """
     logits = logit_scale * image_features.float() @ text_features.float().T  # (B, T)
     if ignore is not None:
-        logits = logits.masked_fill(ignore & ~relevance, -1e4)  # not -inf: 0 * -inf is NaN in the cross entropy
+        logits = logits.masked_fill(
+            ignore & ~relevance, -1e4
+        )  # not -inf: the cross entropy multiplies it by a zero target
     targets = relevance.to(logits.dtype)
     image_to_text = F.cross_entropy(logits, targets / targets.sum(1, keepdim=True))
     shown = relevance.any(0)
@@ -69,8 +71,8 @@ def cosine_distillation(student: Tensor, teacher: Tensor) -> Tensor:
 
 @full_precision
 def similarity_distillation(student: Tensor, teacher: Tensor, scale: float = 20.0) -> Tensor:
-    """KL between the rows' similarity distributions within the batch (Passalis & Tefas 2018, relational
-    distillation): keeps who is whose neighbour, which is what retrieval needs. student, teacher: (B, D)."""
+    """KL between the rows' similarity distributions within the batch: keeps who is whose neighbour, which
+    is what retrieval needs (Passalis & Tefas 2018). student, teacher: (B, D), unit length."""
     own = torch.eye(len(student), dtype=torch.bool, device=student.device)
     s = (scale * student.float() @ student.float().T).masked_fill(own, -torch.inf)
     t = (scale * teacher.float() @ teacher.float().T).masked_fill(own, -torch.inf)

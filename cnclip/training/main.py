@@ -92,8 +92,12 @@ def train(config: TrainConfig, on_progress: Callable[[int, int], None] | None = 
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
             log_every=config.log_interval,
-            checkpoint_every=config.save_step_frequency if config.save_step_frequency > 0 else batches.steps_per_epoch,
-            validate_every=config.valid_step_interval if config.valid_step_interval > 0 else batches.steps_per_epoch,
+            checkpoint_every=config.save_step_frequency
+            if config.save_step_frequency > 0
+            else batches.steps_per_epoch,
+            validate_every=config.valid_step_interval
+            if config.valid_step_interval > 0
+            else batches.steps_per_epoch,
         ),
         _precision(config, device),
         checkpoint=latest,
@@ -139,10 +143,12 @@ class _Watch:
             "Text2Image Acc: %.2f | Data Time: %.3fs | Batch Time: %.3fs | LR: %.6f | logit_scale: %.3f | "
             "Global Batch Size: %d",
             progress.step, progress.total_steps, progress.epoch, done, pairs, 100 * done / pairs,
-            m["loss"], 100 * m["i2t_acc"], 100 * m["t2i_acc"], progress.data_s, progress.data_s + progress.step_s,
-            progress.lr, math.log(m["logit_scale"]), size,
+            m["loss"], 100 * m["i2t_acc"], 100 * m["t2i_acc"],
+            progress.data_s, progress.data_s + progress.step_s, progress.lr, math.log(m["logit_scale"]), size,
         )  # fmt: skip
-        self._record({"kind": "train", "step": progress.step, "epoch": progress.epoch, "lr": progress.lr, **m})
+        self._record(
+            {"kind": "train", "step": progress.step, "epoch": progress.epoch, "lr": progress.lr, **m}
+        )
         if self.on_progress is not None:
             self.on_progress(progress.step, progress.total_steps)
 
@@ -154,8 +160,8 @@ class _Watch:
         score = result["text_to_image"]["mean_recall"]
         epoch = step // self.batches.steps_per_epoch
         logger.info(
-            "Validation Result (epoch %d @ %d steps) | full gallery of %d | text to image R@1/5/10 %.4f/%.4f/%.4f "
-            "mAP %.4f P@10 %.4f",
+            "Validation Result (epoch %d @ %d steps) | full gallery of %d | text to image "
+            "R@1/5/10 %.4f/%.4f/%.4f mAP %.4f P@10 %.4f",
             epoch, step, result["n_gallery"],
             *(result["text_to_image"][k] for k in ("R@1", "R@5", "R@10", "mAP", "P@10")),
         )  # fmt: skip
@@ -172,7 +178,9 @@ class _Watch:
 
     def saved(self, step: int, payload: dict[str, Any]) -> None:
         if step % self.batches.steps_per_epoch == 0:
-            save_checkpoint(self.run / "checkpoints" / f"epoch{step // self.batches.steps_per_epoch}.pt", payload)
+            save_checkpoint(
+                self.run / "checkpoints" / f"epoch{step // self.batches.steps_per_epoch}.pt", payload
+            )
 
     def _scores(self) -> tuple[float | None, float | None]:
         """Best and first mean recall so far, from metrics.jsonl (so that a resumed run knows them)."""

@@ -24,9 +24,9 @@ def adamw(
     eps: float = 1e-6,
     lr_scales: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters. The learning rate is set at each step by `train_step`.
+    """AdamW over the trainable parameters; `train_step` sets the learning rate at each step.
 
-    lr_scales: factor on the learning rate by parameter-name prefix, longest prefix first ("visual.proj": 5.0).
+    lr_scales: factor on the learning rate by parameter-name prefix, longest first ("visual.proj": 5.0).
     """
     prefixes = sorted((lr_scales or {}).items(), key=lambda item: -len(item[0]))
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}

@@ -61,7 +61,7 @@ class Corpus:
             raise InputError(f"{folder}: {len(texts)} texts but {len(teacher)} teacher rows")
         ids = torch.from_numpy(tokenize(texts, context_length)).int()
         space = TextSpace.fit(teacher, dim)
-        targets = torch.cat([space(chunk).half() for chunk in teacher.split(65_536)])
+        targets = torch.cat([space(chunk).half() for chunk in torch.split(teacher, 65_536)])
         return cls(texts, ids, ids.ne(0).sum(1), targets, space)
 
     def batches(self, batch_size: int, *, seed: int, epoch: int, start: int = 0) -> list[Tensor]:
@@ -69,9 +69,9 @@ class Corpus:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(len(self.texts), generator=generator)
         groups = []
-        for group in order.split(batch_size * 32):
+        for group in torch.split(order, batch_size * 32):
             by_length = group[self.lengths[group].argsort(stable=True)]
-            groups += [b for b in by_length.split(batch_size) if len(b) == batch_size]
+            groups += [b for b in torch.split(by_length, batch_size) if len(b) == batch_size]
         shuffled = torch.randperm(len(groups), generator=generator)
         return [groups[int(i)] for i in shuffled][start:]
 

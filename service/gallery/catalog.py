@@ -41,14 +41,23 @@ CREATE TABLE folders (label TEXT PRIMARY KEY, path TEXT NOT NULL UNIQUE);
 CREATE VIRTUAL TABLE words USING fts5 (tokens, tokenize = 'unicode61');
 """
 _BUSY_TIMEOUT_S = 30.0
+_PAGE_BYTES = 16_384  # seven vectors of 512 dimensions; 4 kB would hold one, and waste half
 
 
 def create_catalog(directory: Path, manifest: Manifest) -> None:
-    """Make an empty catalogue, in place of one that was begun and never finished."""
+    """Make an empty catalogue, in place of one that was begun and never finished.
+
+    Raises GalleryError: there is one with items in it (whose manifest was lost).
+    """
     path = directory / FILE_NAME
+    if path.exists() and _has_items(path):
+        raise GalleryError(
+            f"{directory}: holds a catalogue with items, but no {MANIFEST_NAME}; not overwritten"
+        )
     for leftover in (path, path.with_name(f"{FILE_NAME}-wal"), path.with_name(f"{FILE_NAME}-shm")):
         leftover.unlink(missing_ok=True)
     with _named(path), contextlib.closing(_connect(path, "rwc")) as connection:
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.executescript(_SCHEMA)
         values = {
@@ -59,6 +68,14 @@ def create_catalog(directory: Path, manifest: Manifest) -> None:
             "index_stamp": "",
         }
         connection.executemany("INSERT INTO meta VALUES (?, ?)", values.items())
+
+
+def _has_items(path: Path) -> bool:
+    try:
+        with contextlib.closing(_connect(path, "rw")) as connection:
+            return connection.execute("SELECT 1 FROM items LIMIT 1").fetchone() is not None
+    except sqlite3.Error:
+        return False  # begun and never finished
 
 
 class Catalog:
@@ -74,18 +91,16 @@ class Catalog:
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
         self._write_lock = threading.RLock()
+        self._poolable = True
         self._writer: sqlite3.Connection | None = None
         if not self.path.is_file():
             raise GalleryError(f"{self.path}: missing")
-        self._mode = "ro"
-        if read_only:
-            self._mode = self._choose_read_only_mode()
-        else:
-            with _named(self.path):
-                self._writer = _connect(self.path, "rw")
-                self._writer.execute("PRAGMA journal_mode = WAL")
-                self._writer.execute("PRAGMA synchronous = FULL")  # durable when a commit returns
         try:
+            with _named(self.path):
+                if not read_only:
+                    self._writer = _connect(self.path, "rw")
+                    self._writer.execute("PRAGMA journal_mode = WAL")
+                    self._writer.execute("PRAGMA synchronous = FULL")  # durable when a commit returns
             self._check_belongs_to(manifest)
         except BaseException:
             self.close()
@@ -105,9 +120,9 @@ class Catalog:
     @contextlib.contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One write transaction, committed (and on disk) when the block ends, undone if it raises."""
-        if self._writer is None:
-            raise GalleryError(f"{self.path.parent}: the gallery is closed or was opened read-only")
         with self._write_lock, _named(self.path):
+            if self._writer is None:
+                raise GalleryError(f"{self.path.parent}: the gallery is closed or was opened read-only")
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer
@@ -137,7 +152,7 @@ class Catalog:
                 raise GalleryError(f"{self.path.parent}: the gallery is closed")
             if self._idle:
                 return self._idle.pop()
-        return _connect(self.path, self._mode)
+        return self._open_reader()
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         usable = True
@@ -147,27 +162,31 @@ class Catalog:
         except sqlite3.Error:
             usable = False
         with self._idle_lock:
-            if usable and not self._closed:
+            if usable and self._poolable and not self._closed:
                 self._idle.append(connection)
                 return
         connection.close()
 
-    def _choose_read_only_mode(self) -> str:
-        """The mode "immutable" where there is no log and no room for its shared memory, else "ro"."""
+    def _open_reader(self) -> sqlite3.Connection:
+        connection = _connect(self.path, "ro")
         try:
-            with contextlib.closing(_connect(self.path, "ro")) as connection:
-                connection.execute("SELECT value FROM meta WHERE key = 'revision'").fetchone()
-            return "ro"
+            connection.execute("SELECT 1 FROM meta").fetchone()  # opens the log, too
+            return connection
         except sqlite3.OperationalError as error:
+            connection.close()
             log = self.path.with_name(f"{FILE_NAME}-wal")
             if log.exists() and log.stat().st_size > 0:
                 raise GalleryError(
                     f"{self.path}: has a write-ahead log that cannot be read here ({error}); "
                     "open the gallery once where its directory can be written"
                 ) from error
-            return "immutable"
-        except sqlite3.Error as error:
-            raise GalleryError(f"{self.path}: {error}") from error
+        except sqlite3.Error:
+            connection.close()
+            raise
+        # Nobody writes, and the directory has no room for the log's shared memory. Such a connection does not
+        # notice changes, so each serves one transaction only.
+        self._poolable = False
+        return _connect(self.path, "immutable")
 
     def _check_belongs_to(self, manifest: Manifest) -> None:
         with self.read() as view:

@@ -139,7 +139,7 @@ class _Preparation:
             sha256 = BlobStore.digest(data)
             item_id = item.id or content_id(sha256)
             row = self._gallery.get(item_id)
-            if row is not None and row.image is not None and row.image_sha256 == sha256:
+            if row is not None and row.image_sha256 == sha256 and self._gallery.image_path(row) is not None:
                 return Prepared(item, item_id, row.image, None)
             pixels = self._encoder.prepare_image(data, name=item.name)
             return Prepared(item, item_id, self._gallery.put_image(data), pixels)

@@ -31,11 +31,11 @@ def content_id(sha256: str) -> str:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture that is stored. pixels: (size, size, 3), or None if the gallery has its vector."""
+    """A picture that was read and stored. pixels: (size, size, 3), or None if the gallery has its vector."""
 
     item: SourceItem
     id: str
-    image: StoredImage
+    image: StoredImage | None
     pixels: Pixels | None
 
 
@@ -112,7 +112,8 @@ class Batch:
     def _add_named(self, prepared: Prepared) -> None:
         item = prepared.item
         if prepared.id in self._seen:
-            self._drop(prepared, Dropped(SAME_ID, f"{item.name}: id {prepared.id!r} was there before"))
+            self._release(prepared)
+            self._report.drop(Dropped(SAME_ID, f"{item.name}: id {prepared.id!r} was there before"))
             return
         self._seen.add(prepared.id)
         row = self._gallery.get(prepared.id)
@@ -129,10 +130,11 @@ class Batch:
         name = f"{self._label(prepared.item)}/{prepared.item.file}"
         files = [] if current is None else current.files
         if name in files:
+            self._release(prepared)
             if files[0] == name:
                 self._report.unchanged += 1
             else:
-                self._drop(prepared, Dropped(SAME_PICTURE))
+                self._report.drop(Dropped(SAME_PICTURE))
             return
         replaced = self._take_name(name)
         if current is None:
@@ -140,8 +142,9 @@ class Batch:
             fresh = _Entry(prepared.item.title, {}, prepared.image, prepared.pixels, outcome)
             self._entries[prepared.id] = fresh.with_files([name])
         else:
+            self._release(prepared)
             self._entries[prepared.id] = current.with_files([*files, name])
-            self._drop(prepared, Dropped(SAME_PICTURE))
+            self._report.drop(Dropped(SAME_PICTURE))
         self._deleted.discard(prepared.id)
 
     def _take_name(self, name: str) -> bool:
@@ -168,10 +171,10 @@ class Batch:
         row = None if item_id in self._deleted else self._gallery.get(item_id)
         return None if row is None else _Entry(row.title, row.attributes, row.image)
 
-    def _drop(self, prepared: Prepared, dropped: Dropped) -> None:
-        if prepared.pixels is not None:
+    def _release(self, prepared: Prepared) -> None:
+        """Its picture was stored in vain: it is another item's already, or not wanted."""
+        if prepared.pixels is not None and prepared.image is not None:
             self._gallery.release_image(prepared.image)
-        self._report.drop(dropped)
 
     def _label(self, item: SourceItem) -> str:
         folder = item.folder or Path()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cache.files import write_durably
 from cnclip.errors import ModelMismatchError
 from service.gallery.types import GalleryError
 
@@ -70,14 +69,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write by temporary file, sync and rename. Raises GalleryError."""
+    """`write_durably`, but raises GalleryError."""
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # noqa: PTH101 (mkstemp makes it private; a gallery is copied and shared)
-        os.replace(temporary, path)  # noqa: PTH105
+        write_durably(path, data)
     except OSError as error:
         raise GalleryError(f"{path}: cannot be written: {error.strerror or error}") from error

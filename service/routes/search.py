@@ -69,5 +69,5 @@ async def search_by_image(
     options = validated(
         lambda: SearchOptions(top_k=top_k, min_relevance=min_relevance, filter=_parse(filter))
     )
-    name = file.filename or "picture"
+    name = "".join(c for c in file.filename or "" if c.isprintable())[:100] or "picture"
     return await service.searcher.by_image(file.file, name, options, request.state.started)

@@ -166,6 +166,15 @@ def test_garbage_pictures_get_one_clear_line(client: AppClient, data: bytes) -> 
     assert response.json()["error"]["message"].startswith("杯子.jpg: ")
 
 
+def test_the_name_of_an_upload_stays_on_one_line(client: AppClient) -> None:
+    name = "a\u2028b" + "长" * 500 + ".jpg"
+    response = client.post("/v1/search/image", files={"file": (name, b"junk")})
+    message = response.json()["error"]["message"]
+    assert message.startswith("ab长长")
+    assert len(message) < 250
+    assert len(message.splitlines()) == 1
+
+
 def test_pictures_over_the_limits(make_client: MakeClient) -> None:
     client = make_client(max_pixels=240 * 240 - 1, max_upload_bytes=100_000)
     response = client.post("/v1/search/image", files={"file": picture()})

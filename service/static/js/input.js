@@ -35,10 +35,9 @@ export function watchPictures(onFile) {
   });
 }
 
-/** Columns of the grid, as it is laid out now. */
+/** Columns of the grid, as it is laid out now (offsetTop: a card that is lifted by a hover still counts). */
 function columnsOf(cards) {
-  const top = cards[0].getBoundingClientRect().top;
-  const next = cards.findIndex((card) => card.getBoundingClientRect().top > top + 1);
+  const next = cards.findIndex((card) => card.offsetTop > cards[0].offsetTop);
   return next < 0 ? cards.length : next;
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import lmdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnclip.data.dataset import PairDataset
@@ -104,6 +104,7 @@ def test_rows_of_another_shape_are_refused(row: object) -> None:
         parse_pair(pickle.dumps(row))
 
 
+@settings(deadline=None)
 @given(
     st.integers(-(2**70), 2**70) | st.text(min_size=1, max_size=20),
     st.integers(-(2**62), 2**62) | st.text(max_size=20),
@@ -120,6 +121,7 @@ def test_every_protocol_of_plain_tuples_is_read(
     )
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_random_bytes_never_do_anything_but_raise_value_error(value: bytes) -> None:
     with contextlib.suppress(ValueError):

@@ -259,6 +259,20 @@ def test_a_real_kill_between_batches(tmp_path: Path) -> None:
     assert content(tmp_path / "lmdb" / "train")[0] == list(images.items())
 
 
+def test_a_full_disk_is_one_line_and_can_be_taken_up(tmp_path: Path) -> None:
+    images = write_split(tmp_path, "train", 200)
+    code = (
+        "import resource, sys\n"
+        "from preprocess.build_lmdb_dataset import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))\n"  # stands for a full disk
+        "sys.exit(main(['--data_dir', sys.argv[1], '--splits', 'train']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot be written" in done.stderr and "Traceback" not in done.stderr
+    build(tmp_path)
+    assert content(tmp_path / "lmdb" / "train")[0] == list(images.items())
+
+
 def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path) -> None:
     write_split(tmp_path, "train", 3)
     build(tmp_path)

@@ -6,7 +6,7 @@ import base64
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnclip.data.muge import ImageRow, decode_base64, iter_images, read_texts, scan_images
@@ -14,12 +14,14 @@ from cnclip.errors import InputError
 from tests.cnclip.data.muge_files import image_line, picture, text_line, write_lines, write_split
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=200), st.booleans(), st.booleans())
 def test_base64_round_trip_in_both_alphabets(data: bytes, url_safe: bool, padded: bool) -> None:
     encoded = (base64.urlsafe_b64encode if url_safe else base64.b64encode)(data)
     assert decode_base64(encoded if padded else encoded.rstrip(b"=")) == data
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=60), st.integers(0, 80), st.sampled_from(b"!*%\xff \x00\n="))
 def test_base64_refuses_a_foreign_character_inside(data: bytes, position: int, foreign: int) -> None:
     encoded = bytearray(base64.b64encode(data * 2).rstrip(b"="))

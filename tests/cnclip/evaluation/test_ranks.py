@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnclip.errors import InputError
@@ -59,6 +59,7 @@ def integer_case(
     return queries, gallery, relevant
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 10_000),
     st.integers(1, 12),
@@ -77,6 +78,7 @@ def test_metrics_equal_the_naive_sort_under_ties_and_any_blocks(
         assert ranks.of(i).tolist() == sorted(ranking.index(item) + 1 for item in relevant[query])
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 8), st.integers(1, 30), st.integers(1, 35), st.integers(1, 31))
 def test_top_k_equals_the_naive_sort(
     seed: int, n_queries: int, n_gallery: int, k: int, gallery_block: int
@@ -147,6 +149,7 @@ def test_real_vectors_give_the_same_ranks_in_any_blocks() -> None:
             assert ranks.of(i).tolist() == sorted(position[relevant[i]].tolist())
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 10), st.integers(1, 12))
 def test_transpose_turns_the_relation_around(seed: int, n_queries: int, n_items: int) -> None:
     _, _, relevant = integer_case(seed, n_queries, n_items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image
 
 from cnclip.image import PreprocessConfig, decode_image, resize_pixels
 from service.gallery import Gallery, Item
+from service.gallery.ingest import IngestReport, ingest
+from service.gallery.sources import open_source
 
 Vectors = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -52,7 +55,7 @@ class DummyEncoder:
         return normalized(np.array(rows, dtype=np.float32))
 
 
-def normalized(raw: Vectors) -> Vectors:
+def normalized(raw: npt.NDArray[np.floating[Any]]) -> Vectors:
     result: Vectors = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
     return result
 
@@ -85,3 +88,36 @@ def make_items(n: int, *, first: int = 0, images: bool = False) -> list[Item]:
 def blobs(path: Path) -> set[str]:
     """Names of everything below a gallery's images/."""
     return {file.name for file in (path / "images").rglob("*") if file.is_file()}
+
+
+def contents(gallery: Gallery) -> dict[str, Any]:
+    rows = [gallery.get(item_id) for item_id in gallery.ids()]
+    return {row.id: (row.title, row.attributes, row.image_sha256) for row in rows if row is not None}
+
+
+def best(gallery: Gallery, vector: Any, k: int = 3) -> list[tuple[str, float]]:
+    return [(hit.row.id, round(hit.score, 5)) for hit in gallery.search(vector, k)]
+
+
+def add_source(
+    gallery: Gallery, source: Path, encoder: DummyEncoder | None = None, **how: Any
+) -> IngestReport:
+    report = ingest(gallery, encoder or DummyEncoder(), open_source(source), **{"batch_size": 4, **how})
+    assert report.seen == report.added + report.updated + report.unchanged + sum(report.dropped.values())
+    return report
+
+
+def counts(report: IngestReport) -> tuple[int, int, int, int]:
+    """Added, updated, unchanged, dropped."""
+    return report.added, report.updated, report.unchanged, sum(report.dropped.values())
+
+
+def write_tsv(path: Path, rows: list[tuple[str, bytes]]) -> None:
+    lines = [f"{item_id}\t{base64.urlsafe_b64encode(data).decode()}\n" for item_id, data in rows]
+    path.write_text("".join(lines))
+
+
+def files_of(gallery: Gallery) -> dict[str, list[str]]:
+    """Names by title."""
+    rows = [gallery.get(item_id) for item_id in gallery.ids()]
+    return {row.title: row.attributes["files"] for row in rows if row is not None}

@@ -46,7 +46,12 @@ def holds(value: Any, operator: str, operand: Any) -> bool:
         return any(value == one for one in operand)
     if isinstance(value, str) != isinstance(operand, str):
         return False
-    compare = {"gt": value > operand, "gte": value >= operand, "lt": value < operand, "lte": value <= operand}
+    compare: dict[str, bool] = {
+        "gt": value > operand,
+        "gte": value >= operand,
+        "lt": value < operand,
+        "lte": value <= operand,
+    }
     return compare[operator]
 
 
@@ -91,12 +96,10 @@ def test_lets_through_what_it_says(gallery: Gallery, filter: dict[str, Any]) -> 
     ],
 )
 def test_says_what_is_wrong(gallery: Gallery, filter: Any, words: list[str]) -> None:
-    for ask in (
-        lambda: gallery.search(unit_vectors(1)[0], 3, filter=filter),
-        lambda: gallery.search(None, 3, text="裙", mode="keyword", filter=filter),
-    ):
+    how: dict[str, Any]
+    for how in ({"vector": unit_vectors(1)[0]}, {"vector": None, "text": "裙", "mode": "keyword"}):
         with pytest.raises(InputError) as raised:
-            ask()
+            gallery.search(k=3, filter=filter, **how)
         message = str(raised.value)
         assert all(word in message for word in ["filter", *words]), message
         assert "\n" not in message

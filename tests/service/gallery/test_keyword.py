@@ -16,7 +16,7 @@ from service.gallery import Gallery, Item
 from service.gallery.keyword import index_tokens, match_expression
 from tests.service.gallery.helpers import make_gallery, unit_vectors
 
-TITLES = {
+TITLES: dict[str, tuple[str, dict[str, Any]]] = {
     "dress": ("红色连衣裙", {"brand": "小米", "price": 99}),
     "skirt": ("蓝色半身裙", {"brand": "华为"}),
     "jeans": ("高腰牛仔裤", {"tags": ["修身", "Slim-Fit"]}),

@@ -52,5 +52,5 @@ def test_without_a_chinese_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     contact_sheet([Tile(picture(1), ["红裙" * 80])], "红裙" * 80)
     (tmp_path / "simhei.ttf").write_bytes(b"not a font")
     monkeypatch.setenv(sheet.FONT_VARIABLE, str(tmp_path / "nope.ttf"))
-    _ = sheet.find_cjk_font.cache_clear()
+    sheet.find_cjk_font.cache_clear()
     assert sheet.find_cjk_font() is None, "a broken font is passed over"
