@@ -20,6 +20,8 @@ ResizeMode = Literal["squash", "crop", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 
 MAX_PIXELS = 40_000_000  # a 50-megapixel picture is refused before it is decoded
+# Broken metadata in a readable picture is no news, and our own limit decides about size.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 # Opened by content, never by extension; formats that run code or external programs stay out.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "AVIF", "PPM")
@@ -85,22 +87,19 @@ def decode_image(
     """
     label = name or (str(source) if isinstance(source, str | Path) else "picture")
     try:
-        with warnings.catch_warnings():
-            # Our own limit below decides about size; broken metadata must not fail a readable picture.
-            warnings.simplefilter("ignore")
-            image = _open(source, label)
-            _check_size(image, max_pixels, label)
-            if min_side is not None and image.format == "JPEG":
-                image.draft(None, (min_side, min_side))
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        image = _open(source, label)
+        _check_size(image, max_pixels, label)
+        if min_side is not None and image.format == "JPEG":
+            image.draft(None, (min_side, min_side))
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except FileNotFoundError as error:
         raise ImageError(f"{label}: no such file") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{label}: not a picture (or a format that is not supported)") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{label}: too many pixels") from error
     except (
         OSError,

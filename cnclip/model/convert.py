@@ -18,7 +18,7 @@ from cnclip.text import tokenize
 
 _PROBE_TEXTS = ("红色连衣裙", "一只在雪地里奔跑的狗", 'Apple "iPhone" 手机壳')
 _PROBE_IMAGES = 2
-_FORMATS = {".pt": "pt", ".pth": "pt", ".safetensors": "safetensors", "": "huggingface"}
+_FILE_FORMATS = {".pt": "pt", ".pth": "pt", ".safetensors": "safetensors"}
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Conversion:
 
 def format_of(target: Path) -> str:
     """The format a path asks for: .pt, .safetensors, or a Hugging Face folder (no extension)."""
-    if target.is_dir() or target.suffix not in _FORMATS:
-        if target.is_dir() and target.suffix not in (".pt", ".pth", ".safetensors"):
-            return "huggingface"
+    if target.suffix in _FILE_FORMATS:
+        return _FILE_FORMATS[target.suffix]
+    if target.suffix and not target.is_dir():
         raise InputError(
             f"{target}: write to a .pt file, a .safetensors file, or a folder name without a dot"
         )
-    return _FORMATS[target.suffix]
+    return "huggingface"
 
 
 def convert(

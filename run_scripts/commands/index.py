@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cnclip import Encoder
     from service.gallery import Gallery
     from service.gallery.ingest import IngestReport, PixelEncoder
     from service.gallery.sources import Source
@@ -81,23 +82,31 @@ def run(args: argparse.Namespace) -> int:
 
 def _open(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Gallery, PixelEncoder]:
     """The gallery, made if need be, and the model that goes with it."""
-    import cnclip
     from service.gallery import Gallery
 
     if Gallery.exists(args.gallery):
         # Before the model: that somebody else is writing is known at once.
         gallery = stack.enter_context(Gallery.open(args.gallery))
-        encoder = cnclip.load(args.model or gallery.manifest.model_name)
+        encoder = load_model(args.model or gallery.manifest.model_name)
         gallery.check_model(encoder.fingerprint, args.model or encoder.name)
     else:
         model = args.model or DEFAULT_MODEL
-        encoder = cnclip.load(model)
+        encoder = load_model(model)
         # A path is kept whole, so that the model is found again from elsewhere.
         name = str(Path(model).resolve()) if Path(model).exists() else model
         gallery = stack.enter_context(
             Gallery.create(args.gallery, model_name=name, fingerprint=encoder.fingerprint, dim=encoder.dim)
         )
     return gallery, encoder
+
+
+def load_model(name: str) -> Encoder:
+    """The model, in a process that is set up for encoding many pictures."""
+    import cnclip
+    from cnclip.model.device import tune_malloc
+
+    tune_malloc()
+    return cnclip.load(name)
 
 
 @contextlib.contextmanager
@@ -114,12 +123,13 @@ def _progress_bar(source: Source) -> Iterator[Callable[[IngestReport], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("indexing", total=source.total, rate="")
+        progress.add_task("indexing", total=source.total, rate="")
+        (task,) = progress.tasks
 
         def update(report: IngestReport) -> None:
-            speed = progress.tasks[0].speed
-            rate = "" if speed is None else f"{speed:.0f}/s"
-            progress.update(task, completed=report.seen, total=source.total, rate=rate)
+            task.total = source.total  # progress.update(total=…) would forget the speed at every new estimate
+            rate = "" if task.speed is None else f"{task.speed:.0f}/s"
+            progress.update(task.id, completed=report.seen, rate=rate)
 
         yield update
 

@@ -124,8 +124,9 @@ class Gallery:
                 return
             try:
                 self._save()
-                if not self._pictures.any_pinned():
-                    (self.path / directory.UNCLEAN_NAME).unlink(missing_ok=True)
+                with self._catalog.read() as view:
+                    self._pictures.release_all(view)
+                (self.path / directory.UNCLEAN_NAME).unlink(missing_ok=True)
             finally:
                 self._catalog.close()
                 self._lock.release()
@@ -139,13 +140,13 @@ class Gallery:
     def put_image(self, data: bytes) -> StoredImage:
         """Store the encoded bytes of a picture for an Item to refer to; durable when it returns. Any thread.
 
-        One that no item comes to refer to is removed by a later writer. Raises CacheError: the disk refuses.
+        One that no item has by the time of `close` is removed. Raises CacheError: the disk refuses.
         """
         self._check_writable()
         return self._pictures.put(data)
 
     def release_image(self, image: StoredImage) -> None:
-        """Take back a `put_image` that no item will refer to; otherwise a later writer has to tidy up."""
+        """Take back a `put_image` that no item will refer to, before `close` does."""
         with self._write_lock, self._catalog.read() as view:
             self._pictures.release(image, view)
 
@@ -221,13 +222,11 @@ class Gallery:
         """Facts for people and metrics; cheap."""
         with self._consistent() as (view, index):
             return {
+                **{name: getattr(self.manifest, name) for name in ("model_name", "fingerprint", "dim")},
                 "items": len(index),
                 "revision": view.revision(),
                 "index": index.kind,
                 "catalog_bytes": self._catalog.path.stat().st_size,
-                "dim": self.manifest.dim,
-                "model_name": self.manifest.model_name,
-                "fingerprint": self.manifest.fingerprint,
             }
 
     def search(
@@ -256,8 +255,7 @@ class Gallery:
             return find(view, index, query, self._masks.get(view, query))
 
     def refresh(self) -> int:
-        """Catch up with what was committed, here or in another process. Returns the revision. Searches do so
-        by themselves; where nothing changed it costs one small read."""
+        """Catch up with what was committed, here or elsewhere, as every search does. Returns the revision."""
         with self._consistent() as (view, _):
             return view.revision()
 

@@ -108,9 +108,9 @@ class _Segment:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """FAISS in one thread. For a single query its OpenMP threads mostly wait for each other (measured on two
-    busy cores: 22 ms against 6), and a service answers many requests at a time. The setting belongs to the
-    calling thread, which may want its threads back for a model."""
+    """FAISS in one thread. For a query or a few, its OpenMP threads mostly wait for each other (one query on
+    two busy cores: 22 ms against 6), and a service answers many requests at a time. The setting belongs to
+    the calling thread, which may want its threads back for a model."""
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
@@ -150,7 +150,7 @@ class FlatIndex:
         return self._count
 
     def search(self, queries: Vector, k: int, allowed: Mask | None = None) -> tuple[Vector, Nums]:
-        with _one_thread() if len(queries) == 1 else contextlib.nullcontext():
+        with _one_thread():
             found = [segment.search(queries, k, allowed) for segment in self._segments]
         if not found:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)

@@ -39,9 +39,11 @@ class Pictures:
         self.unpin([image])
         self.drop([image.sha256], view)
 
-    def any_pinned(self) -> bool:
+    def release_all(self, view: View) -> None:
+        """No item will refer to what is still pinned."""
         with self._lock:
-            return bool(self._pinned)
+            pinned, self._pinned = set(self._pinned), Counter()
+        self.drop(pinned, view)
 
     def drop(self, digests: Iterable[str], view: View) -> None:
         """Remove those that no item has and nobody has pinned."""

@@ -1,12 +1,13 @@
 """Pictures/s of the image towers, float32 against bfloat16, interleaved in one run.
 
-    python -m tests.benchmarks.bench_image [--models lite ViT-B-16] [--count 64] [--batch-size 32] [--rounds 5]
+    python -m tests.benchmarks.bench_image [--models lite ViT-B-16] [--count 64] [--batch-size 32]
 
 "plain": BatchNorm as it was trained, planes of channels one after the other, float32. "ours": what
 `cnclip.load` makes of it: BatchNorm folded into the convolutions and channels-last (EfficientNet, ResNet).
 "from JPEG": decoding and resizing included. Random weights and noise pictures; the best round counts.
 
-RESULTS
+2026-11-21, AMD EPYC with AVX-512 bf16, torch 2.13, 2 threads, beside a training job (only the ratios say
+something): lite 2.2x in float32 and 4.1x in bfloat16; ViT-B-16 2.9x in bfloat16, cosine 0.99995.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(str(name))
         return DummyEncoder("0" * 64 if name == "other" else "f" * 64)
 
+    monkeypatch.setattr("run_scripts.commands.index.load_model", load)
     monkeypatch.setitem(cnclip.__dict__, "load", load)
     monkeypatch.setenv("COLUMNS", "200")
     return names

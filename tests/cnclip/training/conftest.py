@@ -30,8 +30,8 @@ def tiny_model() -> Callable[[], DualEncoder]:
         torch.manual_seed(7)
         vision = VisionConfig(16, 32, 2, 32, vision_patch_size=16, vision_head_width=16)
         text = TextConfig(
-            text_hidden_size=16,
-            text_intermediate_size=32,
+            text_hidden_size=32,
+            text_intermediate_size=64,
             text_num_attention_heads=2,
             text_num_hidden_layers=1,
             text_max_position_embeddings=16,

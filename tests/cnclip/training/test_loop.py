@@ -140,7 +140,7 @@ def test_fine_tune_from_the_command_line(
     split = str(tmp_path / "lmdb" / "train")
     command = (
         f"train --train-data {split} --val-data {split} --model {tmp_path}/start.safetensors --logs {tmp_path}/logs "
-        "--name run --batch-size 12 --max-epochs 30 --lr 0.003 --warmup 5 --precision fp32 --num-workers 0 "
+        "--name run --batch-size 12 --max-epochs 60 --lr 0.002 --warmup 10 --save-step-frequency 40 --valid-step-interval 40 --precision fp32 --num-workers 0 "
         "--device cpu"
     ).split()
     assert main(command) == 0

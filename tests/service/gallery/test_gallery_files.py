@@ -200,18 +200,20 @@ def test_damage_is_one_clear_line(tmp_path: Path) -> None:
     refused(r"catalog\.sqlite: missing")
 
 
-def test_pictures_left_by_a_killed_writer_are_swept(tmp_path: Path) -> None:
-    path = tmp_path / "g"
-    gallery = make_gallery(path)
-    gallery.upsert(make_items(2, images=True))
-    orphan = gallery.put_image(picture(55))
-    gallery.close()
-    assert orphan.sha256 in blobs(path), "close() does not know whether an item was to come"
-    (path / "images" / orphan.sha256[:2] / ".tmp-abc").touch()
-    with Gallery.open(path) as gallery:
-        assert len(blobs(path)) == 2
+def test_pictures_without_item_are_removed(tmp_path: Path) -> None:
+    path, killed = tmp_path / "g", tmp_path / "killed"
+    with make_gallery(path) as gallery:
+        gallery.upsert(make_items(2, images=True))
+        orphan = gallery.put_image(picture(55))
+        shutil.copytree(path, killed)  # the state that a kill leaves now
+    assert len(blobs(path)) == 2 and not (path / ".unclean").exists()
+
+    assert orphan.sha256 in blobs(killed)
+    (killed / "images" / orphan.sha256[:2] / ".tmp-abc").touch()
+    with Gallery.open(killed) as gallery:
+        assert blobs(killed) == blobs(path)
         assert all(gallery.image_path(gallery.get(i)) for i in gallery.ids())  # type: ignore[arg-type]
-    assert not (path / ".unclean").exists()
+    assert not (killed / ".unclean").exists()
 
 
 READ_ONLY_SCRIPT = """
