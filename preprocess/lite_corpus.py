@@ -157,7 +157,7 @@ def join_synonyms(
         first = meaning.split(";")[0].strip().lower().removeprefix("a ")
         if first and len(first.split()) <= 3:
             groups.setdefault(first, []).append(row)
-    joined = vectors.copy()
+    joined: npt.NDArray[np.float32] = vectors.copy()
     for rows in groups.values():
         if 1 < len(rows) <= largest_group:
             joined[rows] += vectors[rows].mean(0)

@@ -26,6 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no accelerator"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    """Tiny models spend their time in waking threads; servers and jobs under test are their own processes."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch
+
+
 @pytest.fixture(scope="session")
 def shop_data() -> Path:
     """The folder of product photos and Chinese queries named by CNCLIP_SHOP_DATA, else a skip."""

@@ -38,9 +38,7 @@ def format_of(target: Path) -> str:
     if target.suffix in _FILE_FORMATS:
         return _FILE_FORMATS[target.suffix]
     if target.suffix and not target.is_dir():
-        raise InputError(
-            f"{target}: write to a .pt file, a .safetensors file, or a folder name without a dot"
-        )
+        raise InputError(f"{target}: write to a .pt file, a .safetensors file, or a folder without a dot")
     return "huggingface"
 
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnclip.data.augment import augment
 from cnclip.data.dataset import PairDataset
+from cnclip.errors import InputError
 from cnclip.image import decode_image
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.efficientnet import EfficientNetLite
@@ -36,6 +37,7 @@ from cnclip.training.text_space import Corpus
 logger = logging.getLogger(__name__)
 
 _SAME_MEANING = 0.6  # cosine of two texts above which one is no negative of the other's picture
+_NEAR_QUERY = 0.5  # cosine to a query above which a word follows it
 _SCALE = 20.0  # factor on cosines for the ImageNet distribution
 
 
@@ -99,8 +101,8 @@ class LiteBatches:
     """Batches of photos, emoji and corpus texts.
 
     Each: image (B, 3, R, R) normalised float, the photos first; class_probs (B, 1000); texts of three kinds:
-    query_ids (all Q queries), title_ids (one per emoji of the batch), corpus_ids with corpus_targets (N, D);
-    relevance (photos, Q).
+    query_ids with query_targets (all Q queries), title_ids (one per emoji of the batch), corpus_ids with
+    corpus_targets (N, D), half of them near a query; relevance (photos, Q).
     """
 
     pictures: Pictures
@@ -121,6 +123,13 @@ class LiteBatches:
         self.relevance = torch.zeros(len(photos.image_ids), len(photos.texts), dtype=torch.bool)
         self.relevance[torch.from_numpy(photos.pairs.image), torch.from_numpy(photos.pairs.text)] = True
         self.labelled = self.relevance.any(1).nonzero().flatten()
+        rows = {text: row for row, text in enumerate(self.corpus.texts)}
+        missing = [row.text for row in photos.texts if row.text not in rows]
+        if missing:
+            raise InputError(f"{photos.path}: query {missing[0]!r} is not in the text corpus; build it anew")
+        self.query_targets = self.corpus.targets[[rows[row.text] for row in photos.texts]].float()
+        best = [(t.float() @ self.query_targets.T).amax(1) for t in torch.split(self.corpus.targets, 65_536)]
+        self.near = (torch.cat(best) > _NEAR_QUERY).nonzero().flatten()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -160,14 +169,17 @@ class LiteBatches:
         std = torch.tensor(self.std).view(1, 3, 1, 1) * 255
         photos = indices[indices < len(self.pictures.photos.image_ids)]
         emoji = indices[len(photos) :] - len(self.pictures.photos.image_ids)
-        rows = torch.randint(len(self.corpus.texts), (self.texts_per_batch,), generator=texts)
-        corpus = self.corpus.batch(rows)
+        half = self.texts_per_batch // 2
+        anywhere = torch.randint(len(self.corpus.texts), (half,), generator=texts)
+        near = self.near[torch.randint(len(self.near), (half,), generator=texts)]
+        corpus = self.corpus.batch(torch.cat([anywhere, near]))
         return {
             "image": (pixels.permute(0, 3, 1, 2).float() - mean) / std,
             "class_probs": self.class_probs[indices].float(),
             "class_vectors": self.class_vectors,
             "relevance": self.relevance[photos],
             "query_ids": self.query_ids,
+            "query_targets": self.query_targets,
             "title_ids": torch.from_numpy(tokenize([self.pictures.emoji[int(e)][1] for e in emoji])),
             "corpus_ids": corpus["text"],
             "corpus_targets": corpus["target"],
@@ -189,15 +201,16 @@ def lite_objective(model: DualEncoder, batch: Batch) -> dict[str, Tensor]:
     """Contrast pictures with queries, titles and words; keep the words and the ImageNet classes in place."""
     images = model.encode_image(batch["image"])
     parts = [model.encode_text(batch[name]) for name in ("query_ids", "title_ids", "corpus_ids")]
-    _, titles, words = parts
+    queries, titles, words = parts
     texts = torch.cat(parts)
     relevance, ignore = _open_vocabulary(batch["relevance"], len(titles), texts)
     contrastive = multi_positive_info_nce(
         images, texts, model.logit_scale.exp(), relevance, ignore=ignore, text_to_image_weight=0.3
     )
     classes = class_distillation(images, batch["class_vectors"], batch["class_probs"])
-    cosine = cosine_distillation(words, batch["corpus_targets"])
-    neighbours = similarity_distillation(words, batch["corpus_targets"])
+    targets = follow_queries(batch["corpus_targets"], batch["query_targets"], queries.detach())
+    cosine = cosine_distillation(words, targets)
+    neighbours = similarity_distillation(words, targets)
     return {
         "loss": contrastive + 0.3 * classes + cosine + neighbours,
         "contrastive": contrastive,
@@ -205,6 +218,20 @@ def lite_objective(model: DualEncoder, batch: Batch) -> dict[str, Tensor]:
         "cosine": 1 - cosine,
         "scale": model.logit_scale.exp(),
     }
+
+
+@full_precision
+def follow_queries(targets: Tensor, query_targets: Tensor, queries: Tensor) -> Tensor:
+    """Teacher targets (N, D), moved along with the queries they are near to.
+
+    Pictures pull the queries (Q, D) away from where the teacher puts them (query_targets). Words of like
+    meaning must come along, or 洋芋 stays behind when 土豆 moves: each takes on the mean displacement of the
+    queries nearest to it, wholly from a cosine of 0.9, not at all below 0.5.
+    """
+    similarity = targets.float() @ query_targets.float().T  # (N, Q)
+    share = ((similarity.amax(1, keepdim=True) - _NEAR_QUERY) / (0.9 - _NEAR_QUERY)).clamp(0, 1)
+    displacement = (30.0 * similarity).softmax(1) @ (queries.float() - query_targets.float())
+    return F.normalize(targets.float() + share * displacement, dim=1)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,15 @@ def config_of(vision: VisionConfig, text: TextConfig = TEXT) -> ModelConfig:
     )
 
 
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny operations spend their time waiting for each other's threads, above all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def vit_model() -> DualEncoder:
     return make_model(config_of(VIT))
@@ -60,7 +70,8 @@ def resnet_model() -> DualEncoder:
 @pytest.fixture(scope="session")
 def lite_model() -> DualEncoder:
     config = named_config("EfficientNet-Lite0", "RBT-tiny-chinese")
-    return make_model(replace(config, preprocess=replace(config.preprocess, size=64)))
+    vision = replace(config.vision, image_resolution=64)
+    return make_model(replace(config, vision=vision, preprocess=replace(config.preprocess, size=64)))
 
 
 def images_for(config: ModelConfig, count: int = 3) -> torch.Tensor:
