@@ -141,7 +141,11 @@ def test_the_embedded_model_knows_fruit_from_clothes() -> None:
     """The committed weights: words find their kind, in Chinese and through dictionary synonyms."""
     encoder = cnclip.load("lite", device="cpu")
     assert encoder.name == "lite"
-    groups = [["苹果", "香蕉", "水果", "葡萄"], ["连衣裙", "衬衫", "衣服", "牛仔裤"], ["狗", "猫", "小狗", "动物"]]
+    groups = [
+        ["苹果", "香蕉", "水果", "葡萄"],
+        ["连衣裙", "衬衫", "衣服", "牛仔裤"],
+        ["狗", "猫", "小狗", "动物"],
+    ]
     words = [w for g in groups for w in g]
     vectors = encoder.encode_texts(words)
     similarity = vectors @ vectors.T - 2 * np.eye(len(words))

@@ -56,7 +56,7 @@ def test_words_follow_the_queries_they_mean() -> None:
 
 
 def test_open_vocabulary_leaves_like_meanings_open() -> None:
-    """Two photos, two queries, one emoji title, three words: one like query 0, one like the title, one apart."""
+    """Two photos, two queries, one emoji title, three words: like query 0, like the title, like nothing."""
     texts = F.one_hot(torch.tensor([0, 1, 2, 0, 2, 3]), 4).float()
     labels = torch.tensor([[True, False], [False, True]])
     relevance, ignore = _open_vocabulary(labels, 1, texts)

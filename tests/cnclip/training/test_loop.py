@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -21,7 +22,9 @@ from cnclip.training.step import Precision
 Build = Callable[[], DualEncoder]
 
 
-def run(model: DualEncoder, dataset: PairDataset, steps: int, total: int, checkpoint: Path | None) -> list[Progress]:
+def run(
+    model: DualEncoder, dataset: PairDataset, steps: int, total: int, checkpoint: Path | None
+) -> list[Progress]:
     """Train up to `steps` of a run planned for `total`, as an interrupted run would."""
     seen: list[Progress] = []
 
@@ -32,10 +35,8 @@ def run(model: DualEncoder, dataset: PairDataset, steps: int, total: int, checkp
 
     source = PairBatches(dataset, model.config.preprocess, 8, 16, use_augment=True, seed=5)
     config = FitConfig(total, 1e-3, warmup=2, log_every=1, seed=11)
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         fit(model, source, contrastive_objective, config, Precision(), checkpoint=checkpoint, on_log=stop)
-    except KeyboardInterrupt:
-        pass
     return seen
 
 
@@ -55,7 +56,9 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(
         assert torch.equal(value, second.state_dict()[name]), name
 
 
-def test_checkpoint_of_another_model_is_refused(tiny_model: Build, colours: PairDataset, tmp_path: Path) -> None:
+def test_checkpoint_of_another_model_is_refused(
+    tiny_model: Build, colours: PairDataset, tmp_path: Path
+) -> None:
     run(tiny_model(), colours, 1, 1, tmp_path / "run.pt")
     payload = torch.load(tmp_path / "run.pt", weights_only=True)
     payload["state_dict"]["module.text_projection"] = torch.zeros(3, 3)
@@ -82,7 +85,9 @@ def test_batches_know_every_label(colour_data: Path, tiny_model: Build) -> None:
         assert batch["image"].shape == (12, 3, 32, 32) and batch["text"].dtype == torch.int64
 
 
-def test_an_epoch_shows_each_pair_once_and_can_start_anywhere(colours: PairDataset, tiny_model: Build) -> None:
+def test_an_epoch_shows_each_pair_once_and_can_start_anywhere(
+    colours: PairDataset, tiny_model: Build
+) -> None:
     source = PairBatches(colours, tiny_model().config.preprocess, 8, 16, use_augment=True)
     stream = source.iterate(0)
     batches = [next(stream) for _ in range(6)]
@@ -112,7 +117,9 @@ for step in range(1_000_000):
 def test_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     for round_ in range(4):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         for _ in range(2):
             acknowledged = int(process.stdout.readline())
@@ -139,9 +146,9 @@ def test_fine_tune_from_the_command_line(
     save_safetensors(tiny_model(), tmp_path / "start.safetensors")
     split = str(tmp_path / "lmdb" / "train")
     command = (
-        f"train --train-data {split} --val-data {split} --model {tmp_path}/start.safetensors --logs {tmp_path}/logs "
-        "--name run --batch-size 12 --max-epochs 60 --lr 0.002 --warmup 10 --save-step-frequency 40 --valid-step-interval 40 --precision fp32 --num-workers 0 "
-        "--device cpu"
+        f"train --train-data {split} --val-data {split} --model {tmp_path}/start.safetensors "
+        f"--logs {tmp_path}/logs --name run --batch-size 12 --max-epochs 60 --lr 0.002 --warmup 10 "
+        "--save-step-frequency 40 --valid-step-interval 40 --precision fp32 --num-workers 0 --device cpu"
     ).split()
     assert main(command) == 0
     from cnclip.evaluation.evaluator import evaluate

@@ -14,7 +14,12 @@ def unit(rows: int, dim: int = 8, seed: int = 0) -> Tensor:
 
 
 def naive(
-    images: np.ndarray, texts: np.ndarray, scale: float, relevance: np.ndarray, ignore: np.ndarray, weight: float
+    images: np.ndarray,
+    texts: np.ndarray,
+    scale: float,
+    relevance: np.ndarray,
+    ignore: np.ndarray,
+    weight: float,
 ) -> float:
     """The definition, one term at a time."""
 

@@ -92,7 +92,12 @@ def test_decay_and_learning_rate_groups(tiny_model: Build) -> None:
     assert len(groups) == len(by_parameter)
     assert groups["visual.proj"]["lr_scale"] == 5.0 and groups["visual.conv1.weight"]["lr_scale"] == 2.0
     assert groups["text_projection"]["lr_scale"] == 1.0 and groups["text_projection"]["weight_decay"] == 0.5
-    for name in ("logit_scale", "visual.ln_pre.weight", "bert.embeddings.LayerNorm.weight", "visual.class_embedding"):
+    for name in (
+        "logit_scale",
+        "visual.ln_pre.weight",
+        "bert.embeddings.LayerNorm.weight",
+        "visual.class_embedding",
+    ):
         assert groups[name]["weight_decay"] == 0.0, name
     assert not has_decay("x.bias", nn.Parameter(torch.zeros(2, 2)))
 
