@@ -66,7 +66,7 @@ def read_checkpoint(path: Path) -> RawCheckpoint:
 
 
 def _read_pt(path: Path) -> RawCheckpoint:
-    content = _torch_load(path)
+    content = torch_load(path)
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a dict of weights")
     tensors = content.get("state_dict", content)
@@ -79,7 +79,8 @@ def _read_pt(path: Path) -> RawCheckpoint:
     return RawCheckpoint(_only_tensors(tensors, path), "pt", config, info)
 
 
-def _torch_load(path: Path) -> Any:
+def torch_load(path: Path) -> Any:
+    """What a .pt file holds, read without running any code in it. Raises WeightsError naming the file."""
     is_zip = zipfile.is_zipfile(path)
     try:
         with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -190,14 +191,14 @@ def _label(image: ImageInput, index: int) -> str:
 
 def fold_batch_norm(module: nn.Module) -> None:
     """Merge every BatchNorm into the convolution before it, in place (evaluation only)."""
-    for child in module.children():
+    children = list(module.named_children())
+    for (name, conv), (norm_name, norm) in itertools.pairwise(children):
+        # Our towers define each norm right after its convolution, inside and outside of Sequential.
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(conv, norm))
+            setattr(module, norm_name, nn.Identity())
+    for _, child in children:
         fold_batch_norm(child)
-    if isinstance(module, nn.Sequential):
-        for i in range(len(module) - 1):
-            conv, norm = module[i], module[i + 1]
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                module[i] = fuse_conv_bn_eval(conv, norm)
-                module[i + 1] = nn.Identity()
 
 
 def load(name_or_path: str | Path = "lite", device: str | None = None, dtype: str | None = None) -> Encoder:

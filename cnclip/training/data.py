@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cnclip.data.augment import augment
 from cnclip.data.dataset import PairDataset
+from cnclip.data.sampler import PairBatchSampler
 from cnclip.errors import InputError
 from cnclip.image import PreprocessConfig, decode_image, resize_pixels
 from cnclip.text import normalize, tokenize
@@ -44,6 +45,8 @@ class _PairPixels(Dataset[tuple[Pixels, int]]):
 @dataclass
 class PairBatches:
     """Shuffled epochs of pairs; a pure function of (seed, step), so a resumed run sees the same batches.
+
+    Rows that share a picture or a text are kept out of one batch where there are others to take.
 
     Each batch: image (B, 3, R, R) normalised float32, text int64 (B, L), relevance bool (B, B): true wherever
     the split labels text j as describing picture i, which covers repeated texts and pictures;
@@ -100,12 +103,12 @@ class PairBatches:
         return torch.from_numpy(np.isin(image[:, None] * self._n_texts + text[None, :], self._labels))
 
     def _keys(self, step: int) -> Iterator[list[tuple[int, int]]]:
+        sampler = PairBatchSampler(self.dataset.pairs, self.batch_size, drop_last=True)
         while True:
             epoch, offset = divmod(step, self.steps_per_epoch)
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.dataset))
-            for i in range(offset, self.steps_per_epoch):
-                chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
-                yield [(int(pair), self.seed * 1_000_003 + epoch) for pair in chosen]
+            sampler.load_state_dict({"seed": self.seed, "epoch": epoch, "position": offset})
+            for pairs in sampler:
+                yield [(pair, self.seed * 1_000_003 + epoch) for pair in pairs]
             step = (epoch + 1) * self.steps_per_epoch
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import io
 import threading
 from pathlib import Path
@@ -107,15 +108,15 @@ def test_a_training_model_comes_back_in_training_mode(vit_model: DualEncoder) ->
         vit_model.eval()
 
 
-def test_folding_batch_norm_changes_nothing(lite_model: DualEncoder) -> None:
-    import copy
-
-    folded = copy.deepcopy(lite_model)
+@pytest.mark.parametrize("tower", ["lite_model", "resnet_model"])
+def test_folding_batch_norm_changes_nothing(tower: str, request: pytest.FixtureRequest) -> None:
+    model: DualEncoder = request.getfixturevalue(tower)
+    folded = copy.deepcopy(model)
     fold_batch_norm(folded.visual)
     assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(folded.visual(images), lite_model.visual(images), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(folded.visual(images), model.visual(images), atol=1e-4, rtol=1e-4)
 
 
 def test_load_in_every_precision(lite_model: DualEncoder, tmp_path: Path) -> None:
