@@ -89,7 +89,7 @@ def decode_image(
     try:
         image = _open(source, label)
         _check_size(image, max_pixels, label)
-        if min_side is not None and image.format == "JPEG":
+        if min_side is not None and image is not source and image.format == "JPEG":
             image.draft(None, (min_side, min_side))
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))

@@ -50,7 +50,11 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
         return _DTYPES[name]
     if device.type == "cpu":
         return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
-    return torch.bfloat16
+    if device.type == "cuda":  # older cards emulate bfloat16, slowly
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = bool(getattr(torch.get_device_module(device), "is_bf16_supported", lambda: False)())
+    return torch.bfloat16 if native else torch.float32
 
 
 def tune_malloc() -> bool:

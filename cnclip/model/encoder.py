@@ -213,6 +213,7 @@ def load(name_or_path: str | Path = "lite", device: str | None = None, dtype: st
     Raises:
         WeightsError: the file is missing, broken or unsafe. InputError: unknown name, device or dtype.
     """
+    from cnclip.model.download import public_models
     from cnclip.model.fingerprint import fingerprint
     from cnclip.model.weights import build_model, load_checkpoint
 
@@ -227,7 +228,8 @@ def load(name_or_path: str | Path = "lite", device: str | None = None, dtype: st
     model.logit_scale.data = logit_scale.float().to(target)  # in bfloat16 a scale of 100 would read 98.9
     if loaded.config.vision.tower != "vit":
         model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    name = str(name_or_path) if not Path(name_or_path).exists() else Path(name_or_path).stem
+    is_name = str(name_or_path) == "lite" or str(name_or_path) in public_models()
+    name = str(name_or_path) if is_name else Path(name_or_path).stem
     return Encoder(model.eval(), name=name, fingerprint=identity)
 
 
@@ -235,9 +237,7 @@ def find_weights(name_or_path: str) -> Path:
     """The weights file of a model name or path. Raises InputError saying what to do when there is none."""
     from cnclip.model.download import local_path, public_models
 
-    path = Path(name_or_path).expanduser()
-    if path.exists():
-        return path
+    # Names come first, so that a folder called "lite" in the working directory changes nothing.
     if name_or_path == "lite":
         return WEIGHTS_DIR / "lite.safetensors"
     if name_or_path in public_models():
@@ -247,5 +247,8 @@ def find_weights(name_or_path: str) -> Path:
         raise InputError(
             f"model {name_or_path!r} is not on this machine; run: cnclip models download {name_or_path}"
         )
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path
     known = ", ".join(["lite", *public_models()])
     raise InputError(f"model {name_or_path!r}: no such file, and not a known name ({known})")

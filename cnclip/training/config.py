@@ -33,7 +33,7 @@ class TrainConfig(BaseModel):
     precision: Literal["amp", "bf16", "fp16", "fp32"] = Field(
         "amp", description="amp = bfloat16 where the processor has it, else fp32"
     )
-    seed: int = 123
+    seed: int = Field(123, ge=0, description="of shuffling, augmentation and dropout")
     num_workers: int = Field(1, ge=0, description="processes that decode pictures")
     log_interval: int = Field(10, ge=1, description="steps between log lines")
     save_step_frequency: int = Field(0, ge=-1, description="steps between checkpoints; 0 or -1: every epoch")

@@ -86,5 +86,15 @@ def distill(
         )
 
     source = CorpusBatches(corpus, batch_size, config.seed)
-    fit(model, source, distill_objective, config, precision, checkpoint=checkpoint, on_log=log)
+    settings = {"corpus": corpus.digest(), "batch_size": batch_size, "total_steps": config.total_steps}
+    fit(
+        model,
+        source,
+        distill_objective,
+        config,
+        precision,
+        checkpoint=checkpoint,
+        settings=settings,
+        on_log=log,
+    )
     model.requires_grad_(True)

@@ -7,6 +7,7 @@ meet without forgetting what pictures or words outside the shop look like.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +84,11 @@ class Pictures(Dataset[tuple[np.ndarray[Any, np.dtype[np.uint8]], int]]):
     def __len__(self) -> int:
         return len(self.photos.image_ids) + len(self.emoji)
 
+    def digest(self) -> str:
+        """Names the pictures and their order."""
+        names = [*self.photos.image_ids, *(title for _, title in self.emoji)]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
     def encoded(self, index: int) -> bytes | str:
         """Encoded bytes of a photo, or the path of an emoji picture."""
         n = len(self.photos.image_ids)
@@ -145,9 +151,8 @@ class LiteBatches:
             generator=torch.Generator(),  # else each start draws from the global one, and a resume differs
             prefetch_factor=4,
         )
-        texts = torch.Generator().manual_seed(self.seed + 7_000_003 * start_step)
-        for pixels, indices in loader:
-            yield self._batch(pixels, indices, texts)
+        for step, (pixels, indices) in enumerate(loader, start=start_step):
+            yield self._batch(pixels, indices, torch.Generator().manual_seed(self.seed * 1_000_003 + step))
 
     def _keys(self, step: int) -> Iterator[list[tuple[int, int]]]:
         n = len(self.pictures.photos.image_ids)

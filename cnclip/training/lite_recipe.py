@@ -98,7 +98,7 @@ def _fit_towers(
     batches = LiteBatches(
         pictures,
         corpus,
-        _class_probs(model, pictures, classifier, args.work / "class_probs.npy", bf16),
+        _class_probs(model, pictures, classifier, args.work / f"class_probs-{pictures.digest()}.npy", bf16),
         class_vectors,
         model.config.preprocess.mean,
         model.config.preprocess.std,
@@ -122,7 +122,6 @@ def _fit_towers(
         total_steps=epochs * per_epoch,
         **stage,
         seed=recipe["seed"],
-        checkpoint_every=per_epoch,
         validate_every=per_epoch,
         log_every=10,
     )
@@ -133,6 +132,7 @@ def _fit_towers(
         config,
         Precision("bf16" if bf16 else "fp32"),
         checkpoint=args.work / "joint.pt",
+        settings={"recipe": recipe, "corpus": corpus.digest(), "pictures": pictures.digest()},
         on_log=log,
         on_validate=validate,
     )

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-from torch import nn
-
-from cnclip.errors import WeightsError
-from cnclip.training.checkpoint import load_checkpoint, save_checkpoint
+from cnclip.model.dual_encoder import DualEncoder
 from cnclip.training.optim import adamw
+from cnclip.training.run_state import RunState
 from cnclip.training.schedule import warmup_cosine
 from cnclip.training.step import Batch, Objective, Precision, train_step
 
@@ -65,31 +64,33 @@ class Progress:
 
 
 def fit(
-    model: nn.Module,
+    model: DualEncoder,
     source: BatchSource,
     objective: Objective,
     config: FitConfig,
     precision: Precision,
     *,
     checkpoint: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
     on_log: Callable[[Progress], None] | None = None,
     on_validate: Callable[[int], None] | None = None,
-    on_save: Callable[[int, dict[str, Any]], None] | None = None,
-    extra: Mapping[str, Any] | None = None,
+    on_save: Callable[[int], None] | None = None,
 ) -> int:
     """Train `model` in place up to `config.total_steps`. Returns the number of steps taken in this call.
 
     With `checkpoint`, an earlier run's weights, optimizer and random state are taken up from there, and the
-    file is kept up to date (also on Ctrl-C): 4 steps equal 2 + resume + 2, bit for bit on CPU.
+    file is written every `checkpoint_every` steps, at every epoch's end and on Ctrl-C, which waits for the
+    end of the step: 4 steps equal 2 + resume + 2, bit for bit on CPU.
 
     Args:
+        settings: plain values that must be equal when resuming; kept in the checkpoint.
         on_validate: called with the step count every `validate_every` steps and at the end.
-        on_save: called with the step count and the saved payload after each checkpoint.
-        extra: further entries of the checkpoint (tensors and plain values).
+        on_save: called with the step count after each checkpoint.
 
     Raises:
-        NonFiniteError: see train_step; the checkpoint holds the last good state.
+        NonFiniteError: see train_step; the checkpoint holds the state last saved.
         WeightsError: the checkpoint is broken or belongs to another model.
+        InputError: the checkpoint was made with other settings.
     """
     optimizer = adamw(
         model,
@@ -98,17 +99,10 @@ def fit(
         eps=config.eps,
         lr_scales=config.lr_scales,
     )
-    step = first = _resume(checkpoint, model, optimizer, precision, config.seed)
-
-    def save() -> None:
-        if checkpoint is not None:
-            payload = {**(extra or {}), **_payload(model, optimizer, precision, step, source.steps_per_epoch)}
-            save_checkpoint(checkpoint, payload)
-            if on_save is not None:
-                on_save(step, payload)
-
+    run_state = RunState(model, optimizer, precision, dict(settings or {}))
+    step = first = run_state.resume(checkpoint, config.seed)
     batches = source.iterate(step)
-    try:
+    with _Interrupt() as interrupt:
         while step < config.total_steps:
             started = time.perf_counter()
             batch = next(batches)
@@ -126,18 +120,21 @@ def fit(
                 max_grad_norm=config.max_grad_norm,
             )
             step += 1
-            if on_log is not None and (_due(step, config.log_every) or step == config.total_steps):
+            last, epoch_ends = step == config.total_steps, step % source.steps_per_epoch == 0
+            if on_log is not None and (last or _due(step, config.log_every)):
                 epoch = (step - 1) // source.steps_per_epoch + 1
                 seconds = time.perf_counter() - loaded
                 on_log(Progress(step, config.total_steps, epoch, metrics, lr, loaded - started, seconds))
-            if on_validate is not None and (_due(step, config.validate_every) or step == config.total_steps):
+            if on_validate is not None and (last or _due(step, config.validate_every)):
                 on_validate(step)
-            if _due(step, config.checkpoint_every) or step == config.total_steps:
-                save()
-    except KeyboardInterrupt:
-        save()
-        logger.warning("interrupted after step %d; run the same command to resume", step)
-        raise
+            due = last or epoch_ends or interrupt.asked or _due(step, config.checkpoint_every)
+            if checkpoint is not None and due:
+                run_state.save(checkpoint, step, step // source.steps_per_epoch)
+                if on_save is not None:
+                    on_save(step)
+            if interrupt.asked and not last:
+                logger.warning("interrupted after step %d; run the same command to resume", step)
+                raise KeyboardInterrupt
     return step - first
 
 
@@ -145,43 +142,24 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _payload(
-    model: nn.Module, optimizer: torch.optim.Optimizer, precision: Precision, step: int, steps_per_epoch: int
-) -> dict[str, Any]:
-    """Chinese-CLIP's checkpoint keys, plus random and scaler state."""
-    return {
-        "epoch": step // steps_per_epoch,
-        "step": step,
-        "name": "cnclip",
-        "state_dict": {f"module.{name}": value for name, value in model.state_dict().items()},
-        "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        "scaler": precision.scaler.state_dict() if precision.scaler else {},
-    }
+class _Interrupt:
+    """Turns the first Ctrl-C into a request to stop after the step; a second one stops at once, unsaved."""
 
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
 
-def _resume(
-    checkpoint: Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    precision: Precision,
-    seed: int,
-) -> int:
-    """Load an earlier run if there is one, else seed. Returns the number of steps already taken."""
-    if checkpoint is None or not checkpoint.exists():
-        torch.manual_seed(seed)
-        return 0
-    saved = load_checkpoint(checkpoint)
-    try:
-        state = {name.removeprefix("module."): value for name, value in saved["state_dict"].items()}
-        model.load_state_dict(state)
-        optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        if precision.scaler and saved["scaler"]:
-            precision.scaler.load_state_dict(saved["scaler"])
-        step = int(saved["step"])
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        first = str(error).splitlines()[0]
-        raise WeightsError(f"{checkpoint}: does not fit this run ({first})") from error
-    logger.info("resuming %s at step %d", checkpoint, step)
-    return step
+    def __enter__(self) -> _Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: object) -> None:  # noqa: ARG002  # the signature of a signal handler
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        logger.warning("stopping after this step (again: stop at once, without saving)")

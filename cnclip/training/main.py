@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from cnclip.data.dataset import PairDataset
 from cnclip.errors import InputError
 from cnclip.evaluation.evaluator import evaluate
+from cnclip.model.atomic import replacing
 from cnclip.model.device import pick_device, pick_dtype, tune_malloc
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.encoder import Encoder, find_weights
-from cnclip.model.save import config_entry, save_safetensors
+from cnclip.model.save import save_safetensors
 from cnclip.model.weights import build_model, load_checkpoint
-from cnclip.training.checkpoint import save_checkpoint
 from cnclip.training.config import TrainConfig
 from cnclip.training.data import PairBatches
 from cnclip.training.loop import FitConfig, Progress, fit
@@ -29,6 +31,12 @@ from cnclip.training.losses import multi_positive_info_nce
 from cnclip.training.step import Batch, Precision
 
 logger = logging.getLogger(__name__)
+
+# What a run's weights depend on; these may not change when it is resumed.
+_DECISIVE = {
+    *("train_data", "model", "batch_size", "lr", "beta1", "beta2", "eps", "wd", "warmup", "max_grad_norm"),
+    *("context_length", "use_augment", "precision", "seed"),
+}
 
 
 def contrastive_objective(model: DualEncoder, batch: Batch) -> dict[str, Tensor]:
@@ -59,7 +67,7 @@ def train(config: TrainConfig, on_progress: Callable[[int, int], None] | None = 
     tune_malloc()
     run = config.logs / config.name
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (run / "params.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    logger.info("settings: %s", config.model_dump_json())
     device = pick_device(config.device)
     model = build_model(load_checkpoint(find_weights(config.model)))
     model.float().to(device)
@@ -77,6 +85,9 @@ def train(config: TrainConfig, on_progress: Callable[[int, int], None] | None = 
     watch = _Watch(run, config, model, batches, total, on_progress)
     latest = run / "checkpoints" / "epoch_latest.pt"
     if not latest.exists():
+        watch.best.unlink(missing_ok=True)  # of a run that was started over
+        with replacing(run / "params.json") as temporary:
+            temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         watch.validate(0)
     fit(
         model,
@@ -92,19 +103,17 @@ def train(config: TrainConfig, on_progress: Callable[[int, int], None] | None = 
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
             log_every=config.log_interval,
-            checkpoint_every=config.save_step_frequency
-            if config.save_step_frequency > 0
-            else batches.steps_per_epoch,
+            checkpoint_every=max(0, config.save_step_frequency),
             validate_every=config.valid_step_interval
             if config.valid_step_interval > 0
             else batches.steps_per_epoch,
         ),
         _precision(config, device),
         checkpoint=latest,
+        settings=config.model_dump(mode="json", include=_DECISIVE),
         on_log=watch.log,
         on_validate=watch.validate,
         on_save=watch.saved,
-        extra={"cnclip": config_entry(model.config)},
     )
     return run
 
@@ -131,6 +140,7 @@ class _Watch:
     ) -> None:
         self.run, self.config, self.model, self.batches, self.total = run, config, model, batches, total
         self.on_progress = on_progress
+        self.best = run / "best.safetensors"
         self.valid = PairDataset(config.val_data) if config.val_data else None
         self.bf16 = _precision(config, next(model.parameters()).device).name == "bf16"
 
@@ -166,9 +176,13 @@ class _Watch:
             *(result["text_to_image"][k] for k in ("R@1", "R@5", "R@10", "mAP", "P@10")),
         )  # fmt: skip
         best, start = self._scores()
-        self._record({"kind": "valid", "step": step, "epoch": epoch, "mean_recall": score, "result": result})
         if best is None or score > best:
-            save_safetensors(self.model, self.run / "best.safetensors")
+            scores = {
+                "mean_recall": repr(score),
+                "start_mean_recall": repr(score if start is None else start),
+            }
+            save_safetensors(self.model, self.best, metadata={**scores, "step": str(step)})
+        self._record({"kind": "valid", "step": step, "epoch": epoch, "mean_recall": score, "result": result})
         if step == self.total and start is not None and score < start:
             logger.warning(
                 "this fine-tune ended below its starting point (mean recall %.4f, was %.4f); "
@@ -176,18 +190,20 @@ class _Watch:
                 score, start,
             )  # fmt: skip
 
-    def saved(self, step: int, payload: dict[str, Any]) -> None:
-        if step % self.batches.steps_per_epoch == 0:
-            save_checkpoint(
-                self.run / "checkpoints" / f"epoch{step // self.batches.steps_per_epoch}.pt", payload
-            )
+    def saved(self, step: int) -> None:
+        """Keep the checkpoint of every epoch's end."""
+        epoch, rest = divmod(step, self.batches.steps_per_epoch)
+        if rest == 0:
+            with replacing(self.run / "checkpoints" / f"epoch{epoch}.pt") as temporary:
+                shutil.copyfile(self.run / "checkpoints" / "epoch_latest.pt", temporary)
 
     def _scores(self) -> tuple[float | None, float | None]:
-        """Best and first mean recall so far, from metrics.jsonl (so that a resumed run knows them)."""
-        path = self.run / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        scores = [row["mean_recall"] for row in map(json.loads, lines) if row["kind"] == "valid"]
-        return (max(scores), scores[0]) if scores else (None, None)
+        """Mean recall of the best weights so far and of the start, kept in the best weights' own file."""
+        if not self.best.exists():
+            return None, None
+        with safe_open(self.best, "pt") as file:
+            metadata = file.metadata()
+        return float(metadata["mean_recall"]), float(metadata["start_mean_recall"])
 
     def _record(self, row: dict[str, Any]) -> None:
         with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:

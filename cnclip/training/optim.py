@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-# Chinese-CLIP's rule: names that hold one of these get no weight decay. "LayerNorm" and "norm" cover BERT's.
+# Names that hold one of these get no weight decay: Chinese-CLIP's list, and BERT's LayerNorm.
 _NO_DECAY = ("bn", "ln", "LayerNorm", "bias", "logit_scale")
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 
 class NonFiniteError(CnclipError):
-    """The loss or the gradient is NaN or infinite; the weights were not touched."""
+    """The loss or the gradient is NaN or infinite; weights, buffers and optimizer are as before the step."""
 
 
 @dataclass
@@ -72,11 +72,14 @@ def train_step(
         group["lr"] = lr * group.get("lr_scale", 1.0)
     model.train()
     optimizer.zero_grad(set_to_none=True)
+    buffers = [
+        (buffer, buffer.clone()) for buffer in model.buffers()
+    ]  # BatchNorm's, moved by the forward pass
     with precision.autocast():
         values = objective(model, batch)
     loss = values["loss"]
     if not torch.isfinite(loss):
-        raise NonFiniteError(f"loss is {loss.item()}; the step was not taken")
+        _refuse(f"loss is {float(loss.detach())}", optimizer, buffers)
     scaler = precision.scaler
     (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]
     if scaler:
@@ -86,8 +89,7 @@ def train_step(
         scaler.step(optimizer)  # skips by itself when the scaled gradient overflowed
         scaler.update()
     elif not torch.isfinite(norm):
-        optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"gradient norm is {norm.item()}; the step was not taken")
+        _refuse(f"gradient norm is {float(norm)}", optimizer, buffers)
     else:
         optimizer.step()
     logit_scale = getattr(model, "logit_scale", None)
@@ -95,3 +97,11 @@ def train_step(
         with torch.no_grad():
             logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
     return {**{name: float(value.detach()) for name, value in values.items()}, "grad_norm": float(norm)}
+
+
+def _refuse(why: str, optimizer: torch.optim.Optimizer, buffers: list[tuple[Tensor, Tensor]]) -> NoReturn:
+    optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    raise NonFiniteError(f"{why}; the step was not taken")

@@ -6,6 +6,7 @@ alike. Without it cosines of unrelated words are near zero, so a score says some
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,12 @@ class Corpus:
         space = TextSpace.fit(teacher, dim)
         targets = torch.cat([space(chunk).half() for chunk in torch.split(teacher, 65_536)])
         return cls(texts, ids, ids.ne(0).sum(1), targets, space)
+
+    def digest(self) -> str:
+        """Names the texts and their targets, so that no checkpoint is resumed on another corpus."""
+        content = hashlib.sha256("\n".join(self.texts).encode())
+        content.update(self.targets.numpy().tobytes())
+        return content.hexdigest()[:16]
 
     def batches(self, batch_size: int, *, seed: int, epoch: int, start: int = 0) -> list[Tensor]:
         """Row indices of every batch of an epoch: random, but texts of a batch are of similar length."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -44,5 +47,29 @@ def run(args: argparse.Namespace) -> int:
 
     from cnclip.training.main import train
 
-    sys.stdout.write(f"{train(config)}\n")
+    with _progress_bar() as advance:
+        folder = train(config, advance)
+    sys.stdout.write(f"{folder}\n")
     return 0
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar below the log lines when a person is watching; yields what to call with (step, steps)."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, [RichHandler(console=console, show_path=False)]
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console) as bar:
+            task = bar.add_task("training", total=None)
+            yield lambda step, total: bar.update(task, completed=step, total=total)
+    finally:
+        root.handlers = before

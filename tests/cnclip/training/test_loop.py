@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,30 +15,46 @@ import torch
 from cnclip.data.dataset import PairDataset
 from cnclip.errors import InputError, WeightsError
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.save import save_safetensors
 from cnclip.model.weights import load_model
 from cnclip.training.data import PairBatches
 from cnclip.training.loop import FitConfig, Progress, fit
 from cnclip.training.main import contrastive_objective
-from cnclip.training.step import Precision
+from cnclip.training.step import Batch, Precision
 
 Build = Callable[[], DualEncoder]
 
 
 def run(
-    model: DualEncoder, dataset: PairDataset, steps: int, total: int, checkpoint: Path | None
+    model: DualEncoder,
+    dataset: PairDataset,
+    steps: int,
+    total: int,
+    checkpoint: Path | None,
+    first: int = 0,
+    settings: dict[str, int] | None = None,
 ) -> list[Progress]:
     """Train up to `steps` of a run planned for `total`, as an interrupted run would."""
     seen: list[Progress] = []
 
-    def stop(progress: Progress) -> None:
-        seen.append(progress)
-        if progress.step == steps < total:
-            raise KeyboardInterrupt
+    def objective(model: DualEncoder, batch: Batch) -> dict[str, torch.Tensor]:
+        if len(seen) + first == steps - 1 and steps < total:
+            signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of a step
+        return contrastive_objective(model, batch)
 
     source = PairBatches(dataset, model.config.preprocess, 8, 16, use_augment=True, seed=5)
     config = FitConfig(total, 1e-3, warmup=2, log_every=1, seed=11)
     with contextlib.suppress(KeyboardInterrupt):
-        fit(model, source, contrastive_objective, config, Precision(), checkpoint=checkpoint, on_log=stop)
+        fit(
+            model,
+            source,
+            objective,
+            config,
+            Precision(),
+            checkpoint=checkpoint,
+            settings=settings,
+            on_log=seen.append,
+        )
     return seen
 
 
@@ -49,7 +67,7 @@ def test_resume_equals_an_uninterrupted_run_bit_for_bit(
     first, second = tiny_model(), tiny_model()
     part = run(first, colours, 4, 7, tmp_path / "run.pt")
     torch.rand(100)  # whatever the new process did before
-    rest = run(second, colours, 7, 7, tmp_path / "run.pt")
+    rest = run(second, colours, 7, 7, tmp_path / "run.pt", first=4)
     assert [p.metrics["loss"] for p in part + rest] == losses
     assert [p.step for p in rest] == [5, 6, 7]
     for name, value in whole.state_dict().items():
@@ -104,22 +122,26 @@ def test_too_few_pairs_is_said(colours: PairDataset, tiny_model: Build) -> None:
 
 
 KILLED = """
-import sys, time, torch
+import sys
 from pathlib import Path
-from cnclip.training.checkpoint import save_checkpoint
-path = Path(sys.argv[1])
+import torch
+from cnclip.model.weights import load_model
+from cnclip.model.save import save_pt
+model = load_model(sys.argv[1])
 for step in range(1_000_000):
-    save_checkpoint(path, {"step": step, "state_dict": {"w": torch.full((400_000,), float(step))}})
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.fill_(step)
+    save_pt(model, Path(sys.argv[2]), step=step)
     print(step, flush=True)
 """
 
 
-def test_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_kill_while_saving_leaves_a_whole_checkpoint(tiny_model: Build, tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
-    for round_ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
-        )
+    save_safetensors(tiny_model(), tmp_path / "start.safetensors")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "start.safetensors"), str(path)]
+    for round_ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         for _ in range(2):
             acknowledged = int(process.stdout.readline())
@@ -131,7 +153,36 @@ def test_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         process.stdout.close()
         saved = torch.load(path, weights_only=True)
         assert saved["step"] >= acknowledged
-        assert (saved["state_dict"]["w"] == saved["step"]).all()
+        words = saved["state_dict"]["module.bert.embeddings.word_embeddings.weight"]
+        assert (words == saved["step"]).all()
+
+
+def test_changed_settings_are_refused(tiny_model: Build, colours: PairDataset, tmp_path: Path) -> None:
+    run(tiny_model(), colours, 1, 1, tmp_path / "run.pt", settings={"batch_size": 8})
+    with pytest.raises(InputError, match=r"run\.pt: made with batch_size = 8, this run says 9"):
+        run(tiny_model(), colours, 2, 2, tmp_path / "run.pt", settings={"batch_size": 9})
+
+
+def test_a_broken_picture_is_left_out_and_named(
+    colour_data: Path, tiny_model: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = (colour_data / "train_imgs.tsv").read_text(encoding="utf-8").splitlines()
+    image_id, data = rows[3].split("\t")
+    rows[3] = f"{image_id}\t{data[: len(data) // 8 * 4]}"  # half a JPEG
+    (tmp_path / "train_imgs.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    shutil.copy(colour_data / "train_texts.jsonl", tmp_path)
+    source = PairBatches(PairDataset.from_muge(tmp_path, "train"), tiny_model().config.preprocess, 8, 16)
+    stream = source.iterate(0)
+    with caplog.at_level("WARNING"):
+        batches = [next(stream) for _ in range(6)]
+    assert sorted(len(b["image_id"]) for b in batches) == [7, 7, 8, 8, 8, 8]
+    assert all(
+        image_id not in b["image_id"] and b["relevance"].shape == (len(b["image"]),) * 2 for b in batches
+    )
+    assert [
+        r.getMessage() for r in caplog.records if f"picture {image_id}: " in r.getMessage()
+    ] == caplog.messages
+    assert len(caplog.messages) == 1
 
 
 def test_fine_tune_from_the_command_line(
@@ -139,7 +190,6 @@ def test_fine_tune_from_the_command_line(
 ) -> None:
     """A model that knows nothing learns four colours; its files load again; a second call resumes."""
     from cnclip.data.lmdb_build import build_lmdb
-    from cnclip.model.save import save_safetensors
     from run_scripts.cli import main
 
     build_lmdb(colour_data, ["train"], tmp_path / "lmdb")

@@ -57,6 +57,18 @@ def test_a_step_that_is_not_finite_changes_nothing(tiny_model: Build, where: str
     assert all(torch.equal(v["exp_avg"], moments[k]) for k, v in optimizer.state_dict()["state"].items())
 
 
+def test_batch_statistics_survive_a_step_that_is_not_finite() -> None:
+    norm = nn.BatchNorm1d(3)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    poison = {"x": torch.full((4, 3), math.inf)}
+    optimizer = torch.optim.SGD(norm.parameters(), lr=0.1)
+    with pytest.raises(NonFiniteError):
+        train_step(
+            norm, poison, lambda m, b: {"loss": m(b["x"]).sum()}, optimizer, lr=0.1, precision=Precision()
+        )
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+
+
 def test_logit_scale_is_clamped(tiny_model: Build) -> None:
     model = tiny_model()
     with torch.no_grad():
