@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cnclip.data import muge
 from cnclip.data.lmdb_store import ImageStore, read_texts
+from cnclip.data.lmdb_texts import Flaw, collect_texts
 from cnclip.data.muge import OnError, TextRow
 from cnclip.errors import InputError
 
@@ -101,10 +102,26 @@ class PairDataset:
         transform: Callable[[bytes], Any] | None = None,
         on_error: OnError | None = None,
     ) -> PairDataset:
-        """Read `{split}_imgs.tsv` and `{split}_texts.jsonl` in place, without building anything."""
+        """Read `{split}_imgs.tsv` and `{split}_texts.jsonl` in place, without building anything.
+
+        The texts are those that `build_lmdb` would write: ids that no picture has are taken out, a row that
+        loses all its pictures so is left out, and rows with one id and one text become one. Pictures are not
+        opened here; one that turns out to be unreadable stays listed, where a build would leave it out.
+        `on_error` also receives the rows without any picture left.
+
+        Raises:
+            InputError: without `on_error`, a broken row, or an id that is used for two pictures or two texts.
+        """
         folder = Path(folder)
         images = TsvImages(folder / f"{split}_imgs.tsv", on_error)
-        texts = muge.read_texts(folder / f"{split}_texts.jsonl", on_error)
+
+        def complain(message: str, flaw: Flaw) -> None:
+            if on_error is not None and flaw != "mended":
+                on_error(message)
+            elif flaw == "broken":  # pictures may be missing: a split can be a part of its data
+                raise InputError(message)
+
+        texts = collect_texts(folder / f"{split}_texts.jsonl", images.index.__contains__, complain)
         dataset = cls.__new__(cls)
         dataset._setup(folder, images, texts, transform)
         return dataset
@@ -156,15 +173,22 @@ class PairDataset:
 
 
 def open_split(path: str | Path, split: str, *, on_error: OnError | None = None) -> PairDataset:
-    """Find split `split` under `path`: a split directory, an LMDB root, a data directory, or MUGE files.
+    """Find split `split` under `path`: an LMDB root, a data directory, MUGE files, or the directory of that
+    split itself, which has its name.
 
     Raises:
         InputError: none of these is there; the message lists what was looked for.
     """
     path = Path(path)
-    for candidate in (path / split, path / "lmdb" / split, path):
+    own_name = split in (path.name, path.resolve().name)  # "." has no name before it is resolved
+    for candidate in (path / split, path / "lmdb" / split, *([path] if own_name else [])):
         if (candidate / "imgs").is_dir():
             return PairDataset(candidate, on_error=on_error)
     if (path / f"{split}_imgs.tsv").is_file():
         return PairDataset.from_muge(path, split, on_error=on_error)
+    if (path / "imgs").is_dir():
+        name = path.resolve().name
+        raise InputError(
+            f"{path}: is split {name!r}, not {split!r}; ask for {name!r}, or give its parent folder"
+        )
     raise InputError(f"{path}: neither {split}/imgs, lmdb/{split}/imgs, imgs nor {split}_imgs.tsv is there")

@@ -7,48 +7,47 @@ import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import lmdb
 import msgpack
 
 from cnclip.data import muge
 from cnclip.data.lmdb_env import GrowingEnv
-from cnclip.data.lmdb_report import BuildOptions, SplitReport
+from cnclip.data.lmdb_report import BuildOptions, SplitReport, Tally
 from cnclip.data.lmdb_store import META_DB, META_KEY, SCHEMA_VERSION, TEXTS_DB, row_key
 from cnclip.errors import InputError
 
 _BATCH_ROWS = 10_000
 
 
+Flaw = Literal["broken", "no picture", "mended"]
+"""Why a row is dropped, or that some of its pictures are not there and it stays without them."""
+Complain = Callable[[str, Flaw], None]
+"""Receives `file:line: why` of each such row. May raise to stop."""
+
+
 def collect_texts(
-    source: Path, options: BuildOptions, report: SplitReport, has_image: Callable[[str], bool]
+    source: Path, has_image: Callable[[str], bool], complain: Complain, tally: Tally | None = None
 ) -> list[muge.TextRow]:
-    """Read, check and merge the texts of a split; `report` receives the counts.
+    """Read, check and merge the texts of a split; `tally` receives the counts.
 
     Ids without a picture are taken out of their row, and a row that had labels but keeps none is dropped. Two
     rows with one id and one text become one; with different texts the later one is dropped.
-
-    Raises:
-        InputError: with `strict`, at the first row that would be dropped or mended.
     """
     kept: dict[str, muge.TextRow] = {}
-    tally = report.texts
-
-    def complain(reason: str, line: int, detail: str = "") -> None:
-        message = f"{source}:{line}: {reason}{detail}"
-        if options.strict:
-            raise InputError(message)
-        report.problem(message)
-
+    tally = Tally() if tally is None else tally
     for row in muge.scan_texts(source):
         tally.read += 1
         if isinstance(row, muge.BadRow):
-            complain(row.reason, row.line)
+            complain(row.message, "broken")
             tally.drop(row.reason)
             continue
         missing = [image_id for image_id in row.image_ids if not has_image(image_id)]
         if missing:
-            complain("field image_ids: no such picture", row.line, f": {', '.join(missing[:5])}")
+            flaw: Flaw = "mended" if len(missing) < len(row.image_ids) else "no picture"
+            named = ", ".join(missing[:5])
+            complain(f"{source}:{row.line}: field image_ids: no such picture: {named}", flaw)
             tally.note("ids without a picture taken out", len(missing))
         present = [image_id for image_id in row.image_ids if image_id not in set(missing)]
         if missing and not present:
@@ -63,7 +62,7 @@ def collect_texts(
             tally.note("rows merged into an earlier one with the same id and text")
         else:
             reason = "field text_id: used by an earlier row for another text"
-            complain(reason, row.line, f" (text_id {row.text_id})")
+            complain(f"{source}:{row.line}: {reason} (text_id {row.text_id})", "broken")
             tally.drop(reason)
     return list(kept.values())
 
@@ -71,8 +70,18 @@ def collect_texts(
 def write_texts(
     source: Path, work: Path, options: BuildOptions, report: SplitReport, has_image: Callable[[str], bool]
 ) -> None:
-    """Write `work/pairs` from a texts file; without the file, an empty one."""
-    texts = collect_texts(source, options, report, has_image) if source.is_file() else []
+    """Write `work/pairs` from a texts file; without the file, an empty one.
+
+    Raises:
+        InputError: with `strict`, at the first row that would be dropped or mended.
+    """
+
+    def complain(message: str, _flaw: Flaw) -> None:
+        if options.strict:
+            raise InputError(message)
+        report.problem(message)
+
+    texts = collect_texts(source, has_image, complain, report.texts) if source.is_file() else []
     report.texts.kept = len(texts)
     report.pairs = sum(len(row.image_ids) for row in texts)
     if unlabelled := sum(not row.image_ids for row in texts):

@@ -7,7 +7,8 @@ Nothing of the size queries × gallery is ever held: both go through in blocks, 
 for each (query, relevant item). The rank of an item is 1 + the number of items that score higher (or the
 same and come earlier), which blocks can count one by one. Scores are float32 inner products; two passes
 compute the same blocks, so an item meets exactly its own score again. Items whose scores differ only in the
-last bit may swap under another block size.
+last bit may swap under another block size; that goes for copies of one picture, too: BLAS may sum the columns
+at the edge of a block in another order, and then the tie rule does not apply to them.
 """
 
 from __future__ import annotations
