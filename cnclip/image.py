@@ -46,8 +46,12 @@ class PreprocessConfig:
     interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
-        if not 16 <= self.size <= 2048:
-            raise InputError(f"preprocess: size must be 16..2048, not {self.size}")
+        if type(self.size) is not int or not 16 <= self.size <= 2048:
+            raise InputError(f"preprocess: size must be 16..2048, not {self.size!r}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            numbers = len(values) == 3 and all(type(v) in (int, float) and abs(v) < 1e3 for v in values)
+            if not numbers or (name == "std" and min(values) <= 0):
+                raise InputError(f"preprocess: {name} must be three numbers (std above 0), not {values!r}")
         if self.resize_mode not in get_args(ResizeMode):
             raise InputError(f"preprocess: unknown resize_mode {self.resize_mode!r}")
         if self.interpolation not in get_args(Interpolation):

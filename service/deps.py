@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from fastapi import Depends, Path, Request
 from pydantic import TypeAdapter, ValidationError
@@ -14,7 +14,7 @@ from service.errors import ApiError
 from service.gallery import Gallery
 from service.schemas import ItemIdText
 from service.searcher import Searcher
-from service.settings import ServiceSettings, is_loopback
+from service.settings import ServiceSettings, names_loopback
 from service.writer import Writer
 
 
@@ -33,7 +33,7 @@ class Service:
     def writable(self) -> bool:
         """Whether writes are possible at all: not read-only, and not open to a network without a key."""
         settings = self.settings
-        return not settings.read_only and (settings.api_key is not None or is_loopback(settings.host))
+        return not settings.read_only and (settings.api_key is not None or settings.local_only)
 
 
 async def get_service(request: Request) -> Service:
@@ -65,8 +65,8 @@ ItemId = Annotated[str, Depends(get_item_id)]
 async def require_write(request: Request, service: ServiceDep) -> None:
     """Refuse writes when read-only, and without an API key from anywhere but this machine.
 
-    With a key, the middleware has checked it. Without one, both the address listened on and the host name
-    asked for must be this machine's: the second stops web pages that point a name of theirs at 127.0.0.1.
+    With a key, the middleware has checked it. Without one, the address listened on must be this machine's, as
+    well as the host name asked for (the middleware has checked that) and the page that asks.
 
     Raises:
         ApiError: 403 with the reason.
@@ -76,9 +76,7 @@ async def require_write(request: Request, service: ServiceDep) -> None:
     if service.settings.api_key is not None:
         return
     origin = request.headers.get("origin")
-    local = is_loopback(request.url.hostname or "") and (
-        origin is None or is_loopback(urlsplit(origin).hostname or "")
-    )
+    local = origin is None or names_loopback(origin.partition("://")[2])
     if not (service.writable and local):
         raise ApiError(
             403, "api_key_required", "writing from another machine needs an API key (CNCLIP_API_KEY)"

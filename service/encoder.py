@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -14,10 +14,11 @@ import numpy.typing as npt
 
 from cache.embedding_cache import EmbeddingCache
 from cnclip.errors import ImageError
-from cnclip.image import ImageInput, PreprocessConfig, decode_image
+from cnclip.image import ImageInput, PreprocessConfig, decode_image, resize_pixels
 from cnclip.text import normalize
-from service.batcher import Batcher, Encoded, Kind, QueueFullError, Vectors
+from service.batcher import Batcher, Encoded, Kind, Vectors
 from service.metrics import Metrics
+from service.pool import BoundedPool
 from service.settings import ServiceSettings
 
 Pixels = npt.NDArray[np.uint8]
@@ -80,9 +81,8 @@ class Embedder:
         self._cache = cache
         self._metrics = metrics
         self._max_pixels = settings.max_pixels
-        self._max_decoding = 8 * settings.threads
-        self._decoding = 0
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="decode")
+        # Fewer than wait for the model: each holds a whole picture.
+        self._pool = BoundedPool(settings.threads, 7 * settings.threads, "decode")
         self.batcher = Batcher(
             self._encode_batch,
             max_batch={"text": settings.max_batch, "image": settings.max_image_batch},
@@ -95,7 +95,7 @@ class Embedder:
 
     def close(self) -> None:
         """Finish what was accepted, then stop. Blocks."""
-        self._pool.shutdown()
+        self._pool.close()
         self.batcher.close()
 
     async def texts(self, texts: Sequence[str]) -> list[Encoded]:
@@ -111,15 +111,8 @@ class Embedder:
 
     async def image(self, source: bytes | BinaryIO, name: str) -> EncodedImage:
         """Vector of one encoded picture; `name` is what an ImageError calls it."""
-        if self._decoding >= self._max_decoding:
-            raise QueueFullError
-        self._decoding += 1
         started = time.perf_counter()
-        try:
-            loop = asyncio.get_running_loop()
-            pixels = await loop.run_in_executor(self._pool, self._prepare, source, name)
-        finally:
-            self._decoding -= 1
+        pixels = await self._pool.run(partial(self._prepare, source, name))
         decode_s = time.perf_counter() - started
         self._metrics.stage_seconds.labels("decode").observe(decode_s)
         (encoded,) = await self._encode("image", [pixels])
@@ -132,9 +125,10 @@ class Embedder:
 
     def _prepare(self, source: bytes | BinaryIO, name: str) -> Pixels:
         data = source if isinstance(source, bytes) else source.read()
-        size = self._encoder.preprocess.size
-        image = decode_image(data, name=name, min_side=size, max_pixels=self._max_pixels)
-        return self._encoder.prepare_image(image, name=name)
+        preprocess = self._encoder.preprocess
+        # Not encoder.prepare_image: that one has the library's limit of pixels, not the settings'.
+        image = decode_image(data, name=name, min_side=preprocess.size, max_pixels=self._max_pixels)
+        return resize_pixels(image, preprocess)
 
     async def _encode(self, kind: Kind, payloads: Sequence[Any]) -> list[Encoded]:
         if not payloads:

@@ -1,5 +1,5 @@
-"""Around every request: its id, the API key, the size limit of its body, headers, metrics, and a last
-resort for exceptions nobody expected. Plain ASGI, because it runs on the hot path."""
+"""Around every request: its id, the host asked for, the API key, the size limit of its body, headers,
+metrics, and a last resort for exceptions nobody expected. Plain ASGI, because it runs on the hot path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ApiError, to_response
 from service.metrics import Metrics
-from service.settings import ServiceSettings
+from service.settings import ServiceSettings, names_loopback
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class RequestContext:
         self._metrics = metrics
         self._max_body_bytes = settings.max_body_bytes
         self._access_log = settings.access_log
+        self._local_only = settings.local_only
         self._api_key = settings.api_key.get_secret_value().encode() if settings.api_key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,6 +73,7 @@ class RequestContext:
             await send(message)
 
         try:
+            self._check_host(scope["path"], headers)
             self._check_key(scope["path"], headers)
             self._check_length(headers)
             await self._app(scope, self._limited(receive), send_with_headers)
@@ -82,6 +84,17 @@ class RequestContext:
             await response(scope, receive, send_with_headers)
         finally:
             self._record(scope, status, time.perf_counter() - started, request_id)
+
+    def _check_host(self, path: str, headers: Headers) -> None:
+        """Stops web pages that point a name of theirs at 127.0.0.1 (DNS rebinding): what they ask for bears
+        that name, and browsers always send one."""
+        host = headers.get("host")
+        if self._local_only and path.startswith("/v1/") and host is not None and not names_loopback(host):
+            raise ApiError(
+                403,
+                "forbidden_host",
+                "without an API key (CNCLIP_API_KEY) this server answers only as localhost or 127.0.0.1",
+            )
 
     def _check_key(self, path: str, headers: Headers) -> None:
         if self._api_key is None or not path.startswith("/v1/"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, StringConstraints, model_validator
@@ -16,8 +17,20 @@ Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = Union[bool, Int64, Finite, Annotated[str, StringConstraints(max_length=1000)]]  # noqa: UP007
 FieldName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
-Operators = Annotated[dict[str, Scalar | list[Scalar]], Field(min_length=1, max_length=6)]
-Filter = Annotated[dict[FieldName, Scalar | Operators], Field(max_length=16)]
+Operand = Scalar | Annotated[list[Scalar], Field(max_length=1000)]
+Operators = Annotated[dict[str, Operand], Field(min_length=1, max_length=6)]
+MAX_FILTER_LENGTH = 64 * 1024
+
+
+def _check_filter_size(filter: dict[str, Any]) -> dict[str, Any]:
+    if len(json.dumps(filter, ensure_ascii=False)) > MAX_FILTER_LENGTH:
+        raise ValueError(f"a filter may have at most {MAX_FILTER_LENGTH:,} characters")
+    return filter
+
+
+Filter = Annotated[
+    dict[FieldName, Scalar | Operators], Field(max_length=16), AfterValidator(_check_filter_size)
+]
 Attributes = Annotated[dict[FieldName, Scalar | list[Scalar]], Field(max_length=64)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
@@ -60,7 +73,7 @@ class SearchOptions(_Request):
         description='{"field": value} or {"field": {"in"|"ne"|"gt"|"gte"|"lt"|"lte": …}}, all of them hold',
     )
     min_relevance: Finite | None = Field(
-        default=None, description="drop results that are less relevant than this"
+        default=None, description="drop results that are less relevant than this (not in keyword mode)"
     )
 
 
@@ -74,11 +87,13 @@ class SearchRequest(SearchOptions):
     )
 
     @model_validator(mode="after")
-    def _one_query(self) -> SearchRequest:
+    def _fits_together(self) -> SearchRequest:
         if (self.text is None) == (self.item_id is None):
             raise ValueError("give either text or item_id")
         if self.item_id is not None and self.mode != "vector":
             raise ValueError("a search by item_id has mode vector")
+        if self.min_relevance is not None and self.mode == "keyword":
+            raise ValueError("min_relevance needs mode vector or hybrid")
         return self
 
 

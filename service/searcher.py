@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
@@ -15,6 +14,7 @@ from service.encoder import Embedder, EncodedImage, EncoderProtocol
 from service.errors import ApiError
 from service.gallery import Gallery, Hit, Row
 from service.metrics import Metrics
+from service.pool import BoundedPool
 from service.schemas import (
     ItemResponse,
     ModelInfo,
@@ -50,8 +50,8 @@ def item_response(row: Row) -> ItemResponse:
 class Searcher:
     """Searches of one gallery with one model; every method is one request.
 
-    Raises ApiError for refused requests, InputError for an unknown filter operator, and what `Embedder`
-    raises.
+    Raises ApiError for refused requests, InputError for an unknown filter operator, QueueFullError when too
+    many wait, and what `Embedder` raises.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Searcher:
         self._settings = settings
         self._metrics = metrics
         self._model = ModelInfo(name=encoder.name, fingerprint=encoder.fingerprint)
-        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="search")
+        self._pool = BoundedPool(settings.threads, settings.queue_size, "search")
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self._pool.close()
 
     async def by_request(self, request: SearchRequest, started: float) -> SearchResponse:
         """Search by text or by item. `started` is the `perf_counter` at which the request came in."""
@@ -91,7 +91,7 @@ class Searcher:
 
     async def row(self, item_id: str) -> Row | None:
         """The catalogue's row of an item."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._gallery.get, item_id)
+        return await within(self._settings.deadline_s, self._pool.run(partial(self._gallery.get, item_id)))
 
     def check_options(self, options: SearchOptions) -> None:
         if options.top_k > self._settings.max_top_k:
@@ -112,8 +112,7 @@ class Searcher:
 
     async def _by_item(self, request: SearchRequest, started: float) -> SearchResponse:
         item_id = request.item_id or ""
-        loop = asyncio.get_running_loop()
-        vectors = await loop.run_in_executor(self._pool, self._gallery.vectors, [item_id])
+        vectors = await self._pool.run(partial(self._gallery.vectors, [item_id]))
         if item_id not in vectors:
             raise ApiError(404, "not_found", f"no item {item_id!r}")
         took: dict[str, float] = {"queue": 0.0, "encode": 0.0}
@@ -137,7 +136,7 @@ class Searcher:
         search = partial(
             self._gallery.search, vector, k, filter=options.filter, min_relevance=options.min_relevance, **how
         )
-        hits = await asyncio.get_running_loop().run_in_executor(self._pool, search)
+        hits = await self._pool.run(search)
         took["search"] = time.perf_counter() - began
         self._metrics.stage_seconds.labels("search").observe(took["search"])
         return hits

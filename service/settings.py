@@ -6,6 +6,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +21,14 @@ def is_loopback(host: str) -> bool:
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def names_loopback(authority: str) -> bool:
+    """Whether `authority` (host and port, as in a Host header) names this machine only."""
+    try:
+        return is_loopback(urlsplit(f"//{authority}").hostname or "")
     except ValueError:
         return False
 
@@ -45,7 +54,9 @@ class ServiceSettings(BaseSettings):
     max_batch: int = Field(default=32, ge=1, le=1024, description="most texts encoded at once")
     max_image_batch: int = Field(default=8, ge=1, le=1024, description="most pictures encoded at once")
     queue_size: int = Field(
-        default=256, ge=1, description="inputs that may wait for the model; beyond it: 429"
+        default=256,
+        ge=1,
+        description="inputs that may wait for the model, and searches or writes for a thread; then 429",
     )
     deadline_ms: int = Field(
         default=10_000, ge=1, description="longest a search may take, milliseconds; then 504"
@@ -58,7 +69,8 @@ class ServiceSettings(BaseSettings):
     max_top_k: int = Field(default=200, ge=10, description="most results of one search")
     max_inputs: int = Field(default=64, ge=1, description="most items or embedding inputs of one request")
     max_upload_bytes: int = Field(default=20 * 2**20, ge=1024, description="largest picture file, bytes")
-    max_pixels: int = Field(default=40_000_000, ge=1, description="largest picture, pixels")
+    # Pillow refuses pictures of more than 178,956,970 pixels whatever it is told.
+    max_pixels: int = Field(default=40_000_000, ge=1, le=178_956_970, description="largest picture, pixels")
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
     access_log: bool = Field(
         default=False, description="log one line per request (metrics count them anyway)"
@@ -69,6 +81,11 @@ class ServiceSettings(BaseSettings):
         if self.max_inputs > self.queue_size:
             raise ValueError(f"max_inputs ({self.max_inputs}) must not exceed queue_size ({self.queue_size})")
         return self
+
+    @property
+    def local_only(self) -> bool:
+        """Whether nothing but listening on a loopback address keeps others out."""
+        return self.api_key is None and is_loopback(self.host)
 
     @property
     def deadline_s(self) -> float:

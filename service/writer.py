@@ -5,26 +5,42 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from cnclip.errors import ImageError
+from service.batcher import Vectors
 from service.encoder import Embedder
 from service.errors import ApiError
-from service.gallery import Gallery, Item, Row
+from service.gallery import Gallery, Item, Row, UpsertResult
 from service.metrics import Metrics
+from service.pool import BoundedPool
 from service.schemas import BatchItem, BatchResponse, ItemBody, ItemProblem, decode_base64_image
 from service.settings import ServiceSettings
 
 T = TypeVar("T")
-Outcome = Item | ItemProblem
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """An item as asked for: with its new picture and vector, or with neither, to keep those it has.
+
+    What it has is known only in the write itself; looked up before, it could be somebody's old picture.
+    """
+
+    item_id: str
+    body: ItemBody
+    picture: bytes | None = None
+    vector: Vectors | None = None
+    index: int = 0
 
 
 class Writer:
-    """Serialises writes: they share one thread. What a method has answered is durable.
+    """Serialises writes: they share one thread, where each is one job. What a method has answered is durable.
 
-    Raises ApiError for refused requests, ImageError for a broken picture, and what `Embedder` raises.
+    Raises ApiError for refused requests, ImageError for a broken picture, QueueFullError when too many wait,
+    and what `Embedder` raises.
     """
 
     def __init__(
@@ -34,19 +50,16 @@ class Writer:
         self._embedder = embedder
         self._settings = settings
         self._metrics = metrics
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._thread = BoundedPool(1, settings.queue_size, "write")
 
     def close(self) -> None:
-        self._thread.shutdown()
+        self._thread.close()
 
     async def put(self, item_id: str, body: ItemBody, picture: bytes | None) -> tuple[Row, bool]:
         """Add or replace one item. Returns its row and whether it is new."""
-        item = await self._item(item_id, body, picture)
-        result = await self._write(partial(self._gallery.upsert, [item]))
-        row = self._gallery.get(item_id)
-        if row is None:  # deleted by somebody in between
-            raise ApiError(409, "conflict", "the item was deleted meanwhile")
-        return row, result.added > 0
+        self._thread.check()
+        draft = await self._draft(item_id, body, picture)
+        return await self._write(partial(self._put, draft))
 
     async def put_many(self, items: Sequence[BatchItem]) -> BatchResponse:
         """Add or replace all items that can be read, in one transaction; the others are reported."""
@@ -54,41 +67,61 @@ class Writer:
             raise ApiError(422, "invalid_request", f"items: at most {self._settings.max_inputs}")
         if len({item.id for item in items}) < len(items):
             raise ApiError(422, "invalid_request", "items: an id occurs twice")
-        outcomes: list[Outcome] = []
+        self._thread.check()
+        outcomes: list[_Draft | ItemProblem] = []
         step = self._settings.max_image_batch
         for first in range(0, len(items), step):  # a few at a time, so that searches get their turn
             part = enumerate(items[first : first + step], first)
-            outcomes += await asyncio.gather(*(self._try_item(index, item) for index, item in part))
-        good = [outcome for outcome in outcomes if isinstance(outcome, Item)]
-        failed = [outcome for outcome in outcomes if isinstance(outcome, ItemProblem)]
-        if not good:
-            return BatchResponse(added=0, updated=0, unchanged=0, failed=failed)
-        result = await self._write(partial(self._gallery.upsert, good))
-        return BatchResponse(
-            added=result.added, updated=result.updated, unchanged=result.unchanged, failed=failed
-        )
+            outcomes += await asyncio.gather(*(self._try_draft(index, item) for index, item in part))
+        return await self._write(partial(self._put_many, outcomes))
 
     async def delete(self, item_id: str) -> bool:
         """Whether there was such an item."""
         return await self._write(partial(self._gallery.delete, [item_id])) > 0
 
-    async def _try_item(self, index: int, item: BatchItem) -> Outcome:
+    async def _try_draft(self, index: int, item: BatchItem) -> _Draft | ItemProblem:
         try:
             picture = decode_picture(item.image, self._settings.max_upload_bytes)
-            return await self._item(item.id, item, picture)
-        except ImageError as error:
-            return ItemProblem(index=index, id=item.id, code="image_unreadable", message=str(error))
-        except ApiError as error:
-            return ItemProblem(index=index, id=item.id, code=error.code, message=str(error.detail))
+            return await self._draft(item.id, item, picture, index)
+        except (ImageError, ApiError) as error:
+            return _problem(index, item.id, error)
 
-    async def _item(self, item_id: str, body: ItemBody, picture: bytes | None) -> Item:
+    async def _draft(self, item_id: str, body: ItemBody, picture: bytes | None, index: int = 0) -> _Draft:
         if picture is None:
-            return await self._in_thread(partial(self._with_its_picture, item_id, body))
+            return _Draft(item_id, body, index=index)
         vector = (await self._embedder.image(picture, item_id)).vector
-        return Item(item_id, vector, body.title, body.attributes, picture)
+        return _Draft(item_id, body, picture, vector, index)
 
-    def _with_its_picture(self, item_id: str, body: ItemBody) -> Item:
-        """The item with new words, and the picture and vector it has."""
+    def _put(self, draft: _Draft) -> tuple[Row, bool]:
+        """In the writer's thread."""
+        result = self._gallery.upsert([self._item(draft)])
+        row = self._gallery.get(draft.item_id)
+        if row is None:  # by somebody who writes to the same gallery, but not through this writer
+            raise ApiError(409, "conflict", "the item was deleted meanwhile")
+        return row, result.added > 0
+
+    def _put_many(self, outcomes: Sequence[_Draft | ItemProblem]) -> BatchResponse:
+        """In the writer's thread."""
+        good: list[Item] = []
+        failed: list[ItemProblem] = []
+        for outcome in outcomes:
+            if isinstance(outcome, ItemProblem):
+                failed.append(outcome)
+                continue
+            try:
+                good.append(self._item(outcome))
+            except ApiError as error:
+                failed.append(_problem(outcome.index, outcome.item_id, error))
+        result = self._gallery.upsert(good) if good else UpsertResult()
+        return BatchResponse(
+            added=result.added, updated=result.updated, unchanged=result.unchanged, failed=failed
+        )
+
+    def _item(self, draft: _Draft) -> Item:
+        """What to store. In the writer's thread, so that nothing changes before it is stored."""
+        item_id, body = draft.item_id, draft.body
+        if draft.vector is not None:
+            return Item(item_id, draft.vector, body.title, body.attributes, draft.picture)
         row, vectors = self._gallery.get(item_id), self._gallery.vectors([item_id])
         if row is None or item_id not in vectors:
             raise ApiError(422, "image_required", "a new item needs a picture")
@@ -96,12 +129,16 @@ class Writer:
 
     async def _write(self, change: Callable[[], T]) -> T:
         began = time.perf_counter()
-        result = await self._in_thread(change)
+        result = await self._thread.run(change)
         self._metrics.stage_seconds.labels("write").observe(time.perf_counter() - began)
         return result
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+def _problem(index: int, item_id: str, error: ImageError | ApiError) -> ItemProblem:
+    code, message = (
+        (error.code, str(error.detail)) if isinstance(error, ApiError) else ("image_unreadable", str(error))
+    )
+    return ItemProblem(index=index, id=item_id, code=code, message=message)
 
 
 def decode_picture(text: str | None, max_bytes: int) -> bytes | None:

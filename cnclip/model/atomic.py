@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 
 from cnclip.errors import InputError
 
+# How torch.save reports a full disk, depending on where it notices.
+_TORCH_WRITE_FAILED = ("PytorchStreamWriter", "inline_container", "iostream")
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -27,10 +30,13 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        # torch.save and safetensors report a full disk in their own ways
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be written ({why})") from error
+    except RuntimeError as error:
+        if not any(mark in str(error) for mark in _TORCH_WRITE_FAILED):
+            raise
+        raise InputError(f"{path}: cannot be written ({str(error).splitlines()[0]})") from error
     finally:
         with suppress(OSError):  # what failed above is the news
             temporary.unlink()

@@ -141,7 +141,7 @@ def _read_safetensors(path: Path) -> RawCheckpoint:
     if METADATA_KEY in metadata:
         try:
             config = _read_config(json.loads(metadata[METADATA_KEY]), str(path))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise WeightsError(f"{path}: its {METADATA_KEY!r} metadata is not JSON ({error})") from error
     return RawCheckpoint(tensors, "safetensors", config)
 
@@ -216,7 +216,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; a Hugging Face folder needs it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"{path}: not valid JSON ({_brief(error)})") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{path}: a {type(values).__name__}, not a JSON object")

@@ -14,6 +14,20 @@ CONFIG_DIR = Path(__file__).parent.parent / "configs"
 LITE_VISION, LITE_TEXT = "EfficientNet-Lite0", "RBT-tiny-chinese"
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+
+
+def _positive_ints(config: object, *names: str) -> None:
+    for name in names:
+        if not _is_count(getattr(config, name)):
+            raise InputError(f"{name} must be a positive integer, not {getattr(config, name)!r}")
+
+
 @dataclass(frozen=True)
 class VisionConfig:
     """Image tower. `vision_layers` is a depth for ViT, four stage depths for ResNet, unused by EfficientNet.
@@ -30,6 +44,17 @@ class VisionConfig:
     tower: str = "vit"
     width_multiplier: float = 1.0
     depth_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        layers = self.vision_layers if isinstance(self.vision_layers, tuple) else (self.vision_layers,)
+        _positive_ints(self, "embed_dim", "image_resolution", "vision_width", "vision_head_width")
+        if not layers or not all(_is_count(depth) for depth in layers):
+            raise InputError(f"vision_layers must be positive integers, not {self.vision_layers!r}")
+        if self.vision_patch_size is not None:
+            _positive_ints(self, "vision_patch_size")
+        for name in ("width_multiplier", "depth_multiplier"):
+            if not _is_number(getattr(self, name), 0.1, 10.0):
+                raise InputError(f"{name} must be between 0.1 and 10, not {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +73,22 @@ class TextConfig:
     text_num_hidden_layers: int = 12
     text_type_vocab_size: int = 2
     text_pooling: str = "cls"
+
+    def __post_init__(self) -> None:
+        sizes = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads")
+        names = (*sizes, "num_hidden_layers", "type_vocab_size")
+        _positive_ints(self, "vocab_size", *(f"text_{name}" for name in names))
+        if self.text_hidden_size % self.text_num_attention_heads:
+            raise InputError("text_hidden_size must be a multiple of text_num_attention_heads")
+        for name in ("attention_probs_dropout_prob", "hidden_dropout_prob", "initializer_range"):
+            if not _is_number(getattr(self, f"text_{name}"), 0.0, 1.0):
+                raise InputError(
+                    f"text_{name} must be between 0 and 1, not {getattr(self, f'text_{name}')!r}"
+                )
+        if self.text_hidden_act != "gelu":
+            raise InputError(f"text_hidden_act must be 'gelu', not {self.text_hidden_act!r}")
+        if self.text_pooling not in ("cls", "mean"):
+            raise InputError(f"text_pooling must be 'cls' or 'mean', not {self.text_pooling!r}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +137,7 @@ def _from_dict(cls: type[T], values: dict[str, Any], source: str) -> T:
         values["vision_layers"] = tuple(values["vision_layers"])
     try:
         return cls(**values)
-    except TypeError as error:
+    except (TypeError, InputError) as error:
         raise InputError(f"{source}: {error}") from error
 
 

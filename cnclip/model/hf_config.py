@@ -57,7 +57,7 @@ def preprocess_from_hf(values: Mapping[str, Any], resolution: int, source: str) 
     shortest_edge = isinstance(size, dict) and "shortest_edge" in size
     mode: ResizeMode = "crop" if shortest_edge or values.get("do_center_crop", False) else "squash"
     resample = values.get("resample", 3)
-    if resample not in _RESAMPLE:
+    if not isinstance(resample, int) or resample not in _RESAMPLE:
         raise WeightsError(
             f"{source}: resample {resample!r} is not supported, only 2 (bilinear) and 3 (bicubic)"
         )

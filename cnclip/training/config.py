@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class TrainConfig(BaseModel):
@@ -41,3 +41,10 @@ class TrainConfig(BaseModel):
     device: str | None = Field(
         None, description="as torch names it; by default the accelerator if there is one"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _inside_logs(cls, name: str) -> str:
+        if name in (".", ".."):
+            raise ValueError("must name a folder of its own under --logs")
+        return name

@@ -66,7 +66,10 @@ def train(config: TrainConfig, on_progress: Callable[[int, int], None] | None = 
     """
     tune_malloc()
     run = config.logs / config.name
-    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    try:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{run}: cannot be written ({error.strerror})") from error
     logger.info("settings: %s", config.model_dump_json())
     device = pick_device(config.device)
     model = build_model(load_checkpoint(find_weights(config.model)))

@@ -52,11 +52,13 @@ def run(args: argparse.Namespace) -> int:
     from cnclip.data.dataset import open_split
     from cnclip.errors import InputError
     from cnclip.evaluation.evaluator import per_query, score
+    from cnclip.model.device import tune_malloc
 
     if args.batch_size < 1:
         raise InputError(f"--batch-size: must be at least 1, not {args.batch_size}")
     refused: list[str] = []
     dataset = open_split(args.data, args.split, on_error=refused.append)
+    tune_malloc()
     encoder = cnclip.load(args.model, device=args.device, dtype=args.dtype)
     embedded = _embed(encoder, dataset, args.batch_size, Console(file=sys.stderr))
     report = score(embedded)

@@ -87,7 +87,9 @@ def _query_vector(args: argparse.Namespace, gallery: Gallery) -> Vector | None:
     if args.mode == "keyword":
         return None
     import cnclip
+    from cnclip.model.device import tune_malloc
 
+    tune_malloc()
     encoder = cnclip.load(args.model or gallery.manifest.model_name)
     gallery.check_model(encoder.fingerprint, args.model or encoder.name)
     if args.image is not None:

@@ -66,9 +66,11 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings(args)
     logging.getLogger().setLevel(settings.log_level.upper())
     with listen(settings) as listener:  # before the model: a taken port should not cost its loading time
+        from cnclip.model.device import tune_malloc
         from service.app import create_app
         from service.lifecycle import load_encoder, open_gallery
 
+        tune_malloc()
         encoder = load_encoder(settings)
         with open_gallery(settings, encoder) as gallery:
             _serve(create_app(settings, encoder, gallery), listener, settings)

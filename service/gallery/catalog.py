@@ -41,21 +41,25 @@ CREATE TABLE folders (label TEXT PRIMARY KEY, path TEXT NOT NULL UNIQUE);
 CREATE VIRTUAL TABLE words USING fts5 (tokens, tokenize = 'unicode61');
 """
 _BUSY_TIMEOUT_S = 30.0
+_LOG_SUFFIXES = ("-journal", "-wal", "-shm")  # of the files that SQLite keeps beside its own
 _PAGE_BYTES = 16_384  # seven vectors of 512 dimensions; 4 kB would hold one, and waste half
 
 
 def create_catalog(directory: Path, manifest: Manifest) -> None:
-    """Make an empty catalogue, in place of one that was begun and never finished.
+    """Make an empty catalogue. One that was begun and never finished is renamed, with its logs.
 
-    Raises GalleryError: there is one with items in it (whose manifest was lost).
+    Raises GalleryError: there is one with items in it (whose manifest was lost), or one that cannot be read.
     """
     path = directory / FILE_NAME
     if path.exists() and _has_items(path):
         raise GalleryError(
             f"{directory}: holds a catalogue with items, but no {MANIFEST_NAME}; not overwritten"
         )
-    for leftover in (path, path.with_name(f"{FILE_NAME}-wal"), path.with_name(f"{FILE_NAME}-shm")):
-        leftover.unlink(missing_ok=True)
+    aside = path.with_name(f"{FILE_NAME}.unfinished-{manifest.gallery_id[:8]}")
+    for suffix in ("", *_LOG_SUFFIXES):
+        leftover = path.with_name(FILE_NAME + suffix)
+        if leftover.exists():
+            leftover.replace(aside.with_name(aside.name + suffix))
     with _named(path), contextlib.closing(_connect(path, "rwc")) as connection:
         connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -71,11 +75,19 @@ def create_catalog(directory: Path, manifest: Manifest) -> None:
 
 
 def _has_items(path: Path) -> bool:
+    """Raises GalleryError where that cannot be told: it may be full."""
+    log = path.with_name(f"{FILE_NAME}-wal")
+    if path.stat().st_size == 0:
+        if log.exists() and log.stat().st_size > 0:  # SQLite would delete it when it opens an empty file
+            raise GalleryError(f"{path}: empty, but its write-ahead log is not; not overwritten")
+        return False
     try:
         with contextlib.closing(_connect(path, "rw")) as connection:
             return connection.execute("SELECT 1 FROM items LIMIT 1").fetchone() is not None
-    except sqlite3.Error:
-        return False  # begun and never finished
+    except sqlite3.Error as error:
+        if str(error) == "no such table: items":
+            return False  # begun and never finished
+        raise GalleryError(f"{path}: {error}; there is no {MANIFEST_NAME}; not overwritten") from error
 
 
 class Catalog:

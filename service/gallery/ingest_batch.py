@@ -13,6 +13,7 @@ import numpy.typing as npt
 from service.gallery.gallery import Gallery
 from service.gallery.sources import Dropped, SourceItem, printable
 from service.gallery.types import AttributeValue, Item, StoredImage, Vector
+from service.gallery.writing import same_attributes
 
 if TYPE_CHECKING:
     from service.gallery.ingest import IngestReport
@@ -77,17 +78,24 @@ class Batch:
 
     def add(self, prepared: Prepared, prepare: Callable[[SourceItem], Prepared | Dropped]) -> None:
         """Decide what becomes of a picture. `prepare` is asked again where the gallery changed meanwhile."""
-        if prepared.item.id is not None:
-            self._add_named(prepared)
+        named = prepared.item.id is not None
+        if named and prepared.id in self._seen:
+            self._release(prepared)
+            message = f"{prepared.item.name}: id {prepared.id!r} was there before"
+            self._report.drop(Dropped(SAME_ID, message))
             return
         current = self._current(prepared.id)
-        if current is None and prepared.pixels is None:  # its item was deleted after it was prepared
+        if prepared.pixels is None and (current is None or current.image != prepared.image):
+            # Its item was deleted, or got another picture, after it was prepared.
             again = prepare(prepared.item)
             if isinstance(again, Dropped):
                 self._report.drop(again)
                 return
-            prepared = again
-        self._add_file(prepared, current)
+            prepared, current = again, self._current(again.id)
+        if named:
+            self._add_named(prepared, current)
+        else:
+            self._add_file(prepared, current)
 
     def commit(self) -> None:
         """Encode and write; durable, and counted in the report, when it returns."""
@@ -109,22 +117,18 @@ class Batch:
         self._report.removed += len(self._deleted)
         self._entries, self._deleted = {}, set()
 
-    def _add_named(self, prepared: Prepared) -> None:
+    def _add_named(self, prepared: Prepared, current: _Entry | None) -> None:
         item = prepared.item
-        if prepared.id in self._seen:
-            self._release(prepared)
-            self._report.drop(Dropped(SAME_ID, f"{item.name}: id {prepared.id!r} was there before"))
-            return
         self._seen.add(prepared.id)
-        row = self._gallery.get(prepared.id)
-        known = prepared.pixels is None and row is not None
-        if known and row is not None and (row.title, row.attributes) == (item.title, item.attributes):
+        known = prepared.pixels is None and current is not None and current.title == item.title
+        if known and current is not None and same_attributes(current.attributes, item.attributes):
             self._report.unchanged += 1
             return
-        outcome: Literal["added", "updated"] = "added" if row is None else "updated"
+        outcome: Literal["added", "updated"] = "added" if current is None else "updated"
         self._entries[prepared.id] = _Entry(
             item.title, item.attributes, prepared.image, prepared.pixels, outcome
         )
+        self._deleted.discard(prepared.id)
 
     def _add_file(self, prepared: Prepared, current: _Entry | None) -> None:
         name = f"{self._label(prepared.item)}/{prepared.item.file}"

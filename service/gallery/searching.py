@@ -86,13 +86,12 @@ def find(view: View, index: VectorIndex, query: Query, allowed: Mask | None) -> 
     if query.mode == "vector":
         ranked = _by_vector(index, query, query.k, allowed)
     elif query.mode == "keyword":
-        ranked = _with_cosines(view, query, _by_keyword(view, query, query.k))
+        asked = query.min_relevance is not None and query.vector is not None
+        ranked = _by_keyword(view, query, len(index) if asked else query.k)
     else:
         depth = max(query.k, FUSION_DEPTH)
-        fused = _fuse(_by_vector(index, query, depth, allowed), _by_keyword(view, query, depth))
-        ranked = _with_cosines(view, query, fused[: query.k])
-    if query.min_relevance is not None:
-        ranked = [hit for hit in ranked if hit.cosine is None or hit.cosine >= query.min_relevance]
+        ranked = _fuse(_by_vector(index, query, depth, allowed), _by_keyword(view, query, depth))
+    ranked = _relevant(view, query, ranked)
     rows = view.rows(hit.num for hit in ranked)
     return [Hit(rows[hit.num], hit.score, hit.cosine) for hit in ranked]
 
@@ -127,6 +126,20 @@ def _fuse(*lists: list[_Ranked]) -> list[_Ranked]:
                 cosines[hit.num] = hit.cosine
     order = sorted(scores, key=lambda num: (-scores[num], -cosines.get(num, -1.0), num))
     return [_Ranked(num, scores[num], cosines.get(num)) for num in order]
+
+
+def _relevant(view: View, query: Query, ranked: list[_Ranked]) -> list[_Ranked]:
+    """The first `k` hits that are relevant enough, with their cosines."""
+    if query.min_relevance is None:
+        return _with_cosines(view, query, ranked[: query.k])
+    kept: list[_Ranked] = []
+    chunk = max(query.k, FUSION_DEPTH)
+    for start in range(0, len(ranked), chunk):
+        hits = _with_cosines(view, query, ranked[start : start + chunk])
+        kept += [hit for hit in hits if hit.cosine is None or hit.cosine >= query.min_relevance]
+        if len(kept) >= query.k:
+            break
+    return kept[: query.k]
 
 
 def _with_cosines(view: View, query: Query, ranked: list[_Ranked]) -> list[_Ranked]:

@@ -34,10 +34,14 @@ class GalleryLocked(CnclipError):
 
 @dataclass(frozen=True)
 class StoredImage:
-    """A picture that is in the gallery's blob store already (`Gallery.put_image`)."""
+    """A picture that is in the gallery's blob store already: from `Gallery.put_image`, or an item's own.
+
+    pin: of `put_image`, which keeps the picture until an item has it; None for the picture of an item.
+    """
 
     sha256: str
     mime: str
+    pin: int | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

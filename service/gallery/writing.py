@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from service.gallery.keyword import index_tokens
@@ -97,6 +97,11 @@ def set_index_stamp(connection: sqlite3.Connection, stamp: str) -> None:
     connection.execute("UPDATE meta SET value = ? WHERE key = 'index_stamp'", (stamp,))
 
 
+def same_attributes(a: Mapping[str, AttributeValue], b: Mapping[str, AttributeValue]) -> bool:
+    """Whether they are stored alike: unlike ==, this tells true from 1."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+
+
 def label_folder(connection: sqlite3.Connection, name: str, path: str) -> str:
     """The label under which the folder `path` is known: `name`, or `name-2`, … if another folder has it."""
     known = connection.execute("SELECT label FROM folders WHERE path = ?", (path,)).fetchone()
@@ -132,7 +137,7 @@ def _write_item(connection: sqlite3.Connection, item: CheckedItem, revision: int
     stored = connection.execute("SELECT vector FROM vectors WHERE num = ?", (row.num,)).fetchone()[0]
     # The vector of a picture may differ in its last bits from run to run; the picture is what counts.
     same_vector = stored == blob or (picture is not None and row.image_sha256 == picture.sha256)
-    same_words = row.title == item.title and _canonical(row.attributes) == _canonical(item.attributes)
+    same_words = row.title == item.title and same_attributes(row.attributes, item.attributes)
     if same_vector and same_words and row.image_sha256 == image[0]:
         changes.unchanged += 1
         return
@@ -150,10 +155,6 @@ def _write_item(connection: sqlite3.Connection, item: CheckedItem, revision: int
     if row.image_sha256 is not None and row.image_sha256 != image[0]:
         changes.freed.add(row.image_sha256)
     changes.updated += 1
-
-
-def _canonical(attributes: dict[str, AttributeValue]) -> str:
-    return json.dumps(attributes, sort_keys=True)  # unlike ==, it tells true from 1
 
 
 def _write_words(connection: sqlite3.Connection, num: int, item: CheckedItem) -> None:

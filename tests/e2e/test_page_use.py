@@ -37,6 +37,20 @@ def test_search_by_a_picture(page: Page, tmp_path: Path) -> None:
     assert page.complaints() == []
 
 
+def test_browsers_without_the_size_of_url_parameters(page: Page) -> None:
+    """Chrome before 113 and Safari before 17."""
+    older = {"source": "delete URLSearchParams.prototype.size"}
+    script = page.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", older)
+    try:
+        page.open()
+        assert page.script("return new URLSearchParams('a=1').size") is None
+        page.search("红")
+        page.wait(lambda: page.titles() and page.titles()[0].startswith("红"))
+        assert "q=" in page.driver.current_url
+    finally:
+        page.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)
+
+
 def test_dropping_and_pasting_a_picture(page: Page) -> None:
     send = """
         const [name, base64, kind] = arguments;

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import cnclip
+from cnclip.data.lmdb_build import build_lmdb
 from run_scripts.cli import main
 from tests.cnclip.data.muge_files import image_line, text_line, write_lines
 from tests.cnclip.evaluation.test_evaluator import ColourEncoder, solid
@@ -36,6 +37,16 @@ def test_json_has_the_documented_shape(data: Path, capsys: pytest.CaptureFixture
     assert main(["evaluate", "--data", str(data), "--json", "--per-query", "1"]) == 0
     worst = json.loads(capsys.readouterr().out)["per_query"]
     assert [row["text"] for row in worst] == ["蓝色"]
+
+
+def test_split_directory_is_taken_for_its_own_split_only(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_lmdb(data, ["valid"])
+    directory = str(data / "lmdb" / "valid")
+    assert main(["evaluate", "--data", directory, "--json"]) == 0
+    assert main(["evaluate", "--data", directory, "--split", "test"]) == 2
+    assert "is split 'valid', not 'test'" in capsys.readouterr().err
 
 
 def test_tables_and_bad_input(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

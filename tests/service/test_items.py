@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import base64
+import hashlib
 import json
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +15,8 @@ import numpy as np
 import pytest
 
 from service.gallery import Gallery
+from service.gallery.types import Vector
+from service.writer import Writer
 from tests.service.conftest import MakeClient
 from tests.service.dummy import AppClient, DummyEncoder, error_of, picture, vector_of_pixels
 
@@ -225,6 +232,48 @@ def test_concurrent_writes_all_arrive(client: AppClient, gallery: Gallery) -> No
     answers = client.together([("PUT", f"/v1/items/w{i}", {"json": body}) for i in range(20)])
     assert [answer.status_code for answer in answers] == [201] * 20
     assert len(gallery) == 52
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["put", "batch"])
+@pytest.mark.parametrize("other", ["picture", "delete"])
+def test_a_title_undoes_no_other_write(
+    client: AppClient, gallery: Gallery, monkeypatch: pytest.MonkeyPatch, batch: bool, other: str
+) -> None:
+    """Another write of the item comes in just when a new title has looked up the picture to keep."""
+    item_id, blue = "红/circle", picture("蓝", size=70)
+    put_json(client, "twin", image=base64_of(picture("红", "circle")))  # so that the old picture stays there
+    body = {"json": {"image": base64_of(blue)}} if other == "picture" else {}
+    begun: list[Future[httpx.Response]] = []
+    looked_up, queued = threading.Event(), threading.Event()
+    vectors, write = gallery.vectors, Writer._write
+
+    def interrupted(ids: Iterable[str]) -> dict[str, Vector]:
+        found = vectors(ids)
+        if not looked_up.is_set():
+            looked_up.set()
+            begun.append(client.begin("PUT" if body else "DELETE", path_of(item_id), **body))
+            assert queued.wait(30)
+            client.run(asyncio.sleep(0))  # the event loop has handed the write to its thread
+        return found
+
+    async def announced(self: Writer, change: Callable[[], Any]) -> Any:
+        if looked_up.is_set():
+            queued.set()
+        return await write(self, change)
+
+    monkeypatch.setattr(gallery, "vectors", interrupted)
+    monkeypatch.setattr(Writer, "_write", announced)
+    if batch:
+        titled = client.post("/v1/items:batch", {"items": [{"id": item_id, "title": "新"}]})
+    else:
+        titled = put_json(client, item_id, title="新")
+    assert titled.status_code == 200
+    assert begun[0].result(30).status_code == (200 if body else 204)
+    row = gallery.get(item_id)
+    if body:
+        assert row is not None and row.image_sha256 == hashlib.sha256(blue).hexdigest()
+    else:
+        assert row is None
 
 
 def test_pictures_are_cached_by_their_hash(client: AppClient) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from service.deps import Service
+from service.gallery import Gallery
 from tests.service.conftest import MakeClient
 from tests.service.dummy import AppClient, DummyEncoder, error_of, picture
+
+Call = tuple[str, str, dict[str, Any]]
 
 
 def service_of(client: AppClient) -> Service:
@@ -22,6 +29,16 @@ def hold(encoder: DummyEncoder, client: AppClient) -> None:
     encoder.gate.clear()
     client.begin("POST", "/v1/search", json={"text": "占住"})
     assert encoder.entered.wait(30)
+
+
+def gated(call: Callable[..., Any], gate: threading.Event) -> Callable[..., Any]:
+    """`call` that waits for `gate` first."""
+
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        assert gate.wait(30)
+        return call(*args, **kwargs)
+
+    return waiting
 
 
 def wait_for_depth(client: AppClient, depth: int) -> None:
@@ -61,6 +78,56 @@ def test_past_the_deadline_is_504_and_is_not_encoded(make_client: MakeClient, en
     encoder.gate.set()
     assert client.search("准时").status_code == 200
     assert [text for batch in encoder.batches for text in batch if "迟到" in text] == []
+
+
+def test_work_for_the_gallery_is_bounded_too(
+    make_client: MakeClient, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Searches and reads, of which one runs and two wait; and writes likewise, on their own thread."""
+    client = make_client(queue_size=2, max_inputs=1, threads=1)
+    gate = threading.Event()
+    for name in ("search", "get", "vectors", "delete"):
+        monkeypatch.setattr(gallery, name, gated(getattr(gallery, name), gate))
+    new = {"image": base64.b64encode(picture()).decode()}
+    searches: list[Call] = [
+        ("POST", "/v1/search", {"json": {"text": "圆", "mode": "keyword"}}),
+        ("POST", "/v1/search", {"json": {"item_id": "红/circle"}}),
+        ("GET", "/v1/items/红/circle", {}),
+    ]
+    writes: list[Call] = [
+        ("DELETE", "/v1/items/红/circle", {}),
+        ("PUT", "/v1/items/绿/circle", {"json": {"title": "改"}}),
+        ("PUT", "/v1/items/new", {"json": new}),
+        ("POST", "/v1/items:batch", {"json": {"items": [{"id": "b", **new}]}}),
+    ]
+    try:
+        for calls in (searches, writes):
+            waiting = [client.begin(method, path, **how) for method, path, how in calls[:1] * 3]
+            for method, path, how in calls:
+                refused = client.request(method, path, **how)
+                assert error_of(refused) == (429, "overloaded")
+                assert int(refused.headers["retry-after"]) >= 1
+            gate.set()
+            statuses = [future.result(30).status_code for future in waiting]
+            assert statuses == ([200] * 3 if calls is searches else [204, 404, 404])
+            gate.clear()
+    finally:
+        gate.set()
+    assert client.get("/v1/items/绿/circle").json()["title"] == "绿色圆", "what was refused was not done"
+
+
+def test_reading_an_item_has_a_deadline(
+    make_client: MakeClient, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client(deadline_ms=50)
+    gate = threading.Event()
+    monkeypatch.setattr(gallery, "get", gated(gallery.get, gate))
+    try:
+        for path in ("/v1/items/红/circle", "/v1/items/红/circle/image"):
+            assert error_of(client.get(path)) == (504, "deadline_exceeded")
+    finally:
+        gate.set()
+    assert client.get("/v1/items/红/circle").status_code == 200
 
 
 def test_a_poisoned_request_fails_alone(

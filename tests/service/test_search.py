@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
+from cnclip.image import MAX_PIXELS
 from service.gallery import Gallery, Item
 from tests.service.conftest import MakeClient
 from tests.service.dummy import AppClient, DummyEncoder, error_of, picture, vector_of_pixels, vector_of_text
@@ -118,6 +121,12 @@ def test_by_image(client: AppClient, encoder: DummyEncoder, gallery: Gallery) ->
         ({"text": "红", "colour": "red"}, "colour: "),
         ({"text": "红", "item_id": "红/circle"}, "either text or item_id"),
         ({"item_id": "红/circle", "mode": "keyword"}, "mode vector"),
+        (
+            {"text": "红", "mode": "keyword", "min_relevance": 0.5},
+            "min_relevance needs mode vector or hybrid",
+        ),
+        ({"text": "红", "filter": {"price": {"in": list(range(1001))}}}, "filter"),
+        ({"text": "红", "filter": {"shape": {"in": ["长" * 999] * 70}}}, "at most 65,536 characters"),
         ({}, "either text or item_id"),
         ([], ""),
         ({"text": "红", "filter": {"shape": {"like": "x"}}}, "'like'"),
@@ -183,6 +192,22 @@ def test_pictures_over_the_limits(make_client: MakeClient) -> None:
     noise = np.random.default_rng(0).bytes(150_000)
     assert error_of(client.post("/v1/search/image", files={"file": noise})) == (413, "payload_too_large")
     assert error_of(client.post("/v1/search/image", files={"file": noise * 4})) == (413, "payload_too_large")
+
+
+def test_the_limit_of_pixels_may_be_raised(make_client: MakeClient) -> None:
+    out = io.BytesIO()
+    Image.new("1", (6400, 6400)).save(out, "PNG")
+    assert MAX_PIXELS < 6400 * 6400
+    files = {"file": out.getvalue()}
+    assert error_of(make_client().post("/v1/search/image", files=files)) == (422, "image_unreadable")
+    raised = make_client(max_pixels=6400 * 6400).post("/v1/search/image", files=files)
+    assert raised.status_code == 200, raised.text
+
+
+def test_links_obey_the_same_rules(client: AppClient) -> None:
+    response = client.get("/v1/search", params={"q": "红", "mode": "keyword", "min_relevance": 0.5})
+    assert error_of(response) == (422, "invalid_request")
+    assert "vector or hybrid" in response.json()["error"]["message"]
 
 
 def test_a_body_without_a_length_is_counted(make_client: MakeClient) -> None:

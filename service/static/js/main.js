@@ -21,7 +21,8 @@ function queryFromAddress() {
 
 function addressOf({ text, like, picture }) {
   const params = new URLSearchParams(text ? { q: text } : like ? { like } : picture ? { picture } : {});
-  return params.size ? `/?${params}` : "/";
+  const asked = params.toString();  // not .size, which older browsers lack
+  return asked ? `/?${asked}` : "/";
 }
 
 /** A new query by the user: into the history, then searched for. */

@@ -149,6 +149,47 @@ def test_open_split_finds_every_layout(split: tuple[Path, dict[str, bytes]], tmp
         open_split(tmp_path, "dev")
 
 
+def test_open_split_takes_a_split_directory_for_no_other_split(
+    split: tuple[Path, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"train: is split 'train', not 'valid'; ask for 'train'"):
+        open_split(split[0], "valid")
+    monkeypatch.chdir(split[0])
+    assert len(open_split(".", "train")) == 20
+    with pytest.raises(InputError, match="is split 'train', not 'valid'"):
+        open_split(".", "valid")
+
+
+def test_texts_are_the_same_read_in_place_and_built(tmp_path: Path) -> None:
+    write_lines(tmp_path / "x_imgs.tsv", [image_line(i, picture(i)) for i in range(6)])
+    texts = [
+        text_line(1, "红", [0, 1]),
+        text_line(2, "绿", [2, 77]),  # loses one
+        text_line("1", "红", [1, 3]),  # merged: ids are compared as text
+        text_line(3, "蓝", [88, 99]),  # loses all
+        text_line(4, "无"),
+        text_line(2, "黄", [5]),  # another text under an id in use
+        "rubbish",
+        text_line(4, "无", [4]),
+    ]
+    write_lines(tmp_path / "x_texts.jsonl", texts)
+    build_lmdb(tmp_path, ["x"])
+    problems: list[str] = []
+    built, in_place = (
+        PairDataset(tmp_path / "lmdb" / "x"),
+        PairDataset.from_muge(tmp_path, "x", on_error=problems.append),
+    )
+    expected = [(1, "红", ["0", "1", "3"]), (2, "绿", ["2"]), (4, "无", ["4"])]
+    assert [tuple(row[:3]) for row in built.texts] == [tuple(row[:3]) for row in in_place.texts] == expected
+    assert all(np.array_equal(a, b) for a, b in zip(built.pairs, in_place.pairs, strict=True))
+    assert [problem.split(":")[1] for problem in problems] == ["4", "6", "7"]
+    write_lines(tmp_path / "x_texts.jsonl", texts[:6])
+    with pytest.raises(InputError, match=r"x_texts\.jsonl:6: field text_id: used by an earlier row"):
+        PairDataset.from_muge(tmp_path, "x")
+    write_lines(tmp_path / "x_texts.jsonl", texts[:5])
+    assert len(PairDataset.from_muge(tmp_path, "x").texts) == 3
+
+
 def test_muge_files_with_broken_rows(tmp_path: Path) -> None:
     write_split(tmp_path, "train", 3)
     with (tmp_path / "train_imgs.tsv").open("a") as file:

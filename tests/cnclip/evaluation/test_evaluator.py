@@ -157,6 +157,23 @@ def test_tables_show_numbers_and_texts(colours: PairDataset) -> None:
     assert "蓝色[/bold]" in text and "✗ 3" in text
 
 
+def test_numbers_are_the_same_from_files_and_from_lmdb(tmp_path: Path) -> None:
+    pixels = [(255, 0, 0), (250, 5, 5), (0, 255, 0), (0, 0, 255)]
+    write_lines(tmp_path / "x_imgs.tsv", [image_line(i, solid(rgb)) for i, rgb in enumerate(pixels)])
+    texts = [
+        text_line(1, "红色", [0]),
+        text_line(1, "红色", [1]),
+        text_line(2, "绿色", [2]),
+        text_line(3, "蓝色", [3, 0]),
+        text_line(4, "蓝色裙子", [9]),  # no such picture
+    ]
+    write_lines(tmp_path / "x_texts.jsonl", texts)
+    build_lmdb(tmp_path, ["x"])
+    from_files = evaluate(ColourEncoder(), PairDataset.from_muge(tmp_path, "x"))
+    assert from_files == evaluate(ColourEncoder(), PairDataset(tmp_path / "lmdb" / "x"))
+    assert from_files["n_queries"] == 3
+
+
 def test_nothing_to_score_is_one_line(tmp_path: Path) -> None:
     write_lines(tmp_path / "x_imgs.tsv", [image_line(0, b"broken")])
     write_lines(tmp_path / "x_texts.jsonl", [text_line(1, "红色", [0])])

@@ -106,6 +106,27 @@ def test_one_file_per_picture_and_none_without_item(tmp_path: Path) -> None:
         assert blobs(path) == set()
 
 
+def test_picture_stays_pinned_while_others_refer_to_it_otherwise(tmp_path: Path) -> None:
+    path, vector = tmp_path / "g", unit_vectors(1)[0]
+    with make_gallery(path) as gallery:
+        gallery.upsert([Item("a", vector, "before", image=picture(0))])
+        image, again = gallery.put_image(picture(0)), gallery.put_image(picture(0))
+        own = gallery.get("a").image  # type: ignore[union-attr]
+        assert own == image == again
+        gallery.upsert([Item("a", vector, "after", image=own)])  # its own picture, not what was put
+        gallery.upsert([Item("c", vector, image=picture(0))])  # put and taken by the call itself
+        gallery.delete(["a", "c"])
+        assert blobs(path) == {image.sha256}
+        gallery.upsert([Item("b", vector, image=image)])
+        gallery.upsert([Item("b", vector, "twice", image=image)])  # its pin was taken; the other stays
+        gallery.delete(["b"])
+        assert blobs(path) == {image.sha256}
+        gallery.release_image(image)
+        assert blobs(path) == {image.sha256}
+        gallery.release_image(again)
+        assert blobs(path) == set()
+
+
 BAD_ITEMS: list[tuple[dict[str, Any], str]] = [
     ({"id": ""}, "id must be"),
     ({"id": "x" * 600}, "id must be"),

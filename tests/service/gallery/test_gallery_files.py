@@ -41,19 +41,6 @@ def test_create_refuses_what_is_there(tmp_path: Path) -> None:
     make_gallery(tmp_path / "deep" / "er").close()
 
 
-def test_creation_that_was_killed_can_be_repeated(tmp_path: Path) -> None:
-    make_gallery(tmp_path / "g").close()
-    (tmp_path / "g" / "manifest.json").unlink()
-    (tmp_path / "g" / "catalog.sqlite").write_bytes(b"half of a database")
-    with pytest.raises(GalleryError, match="no gallery here"):
-        Gallery.open(tmp_path / "g")
-    with make_gallery(tmp_path / "g") as gallery:
-        assert gallery.upsert(make_items(2)).added == 2
-    (tmp_path / "g" / "manifest.json").unlink()
-    with pytest.raises(GalleryError, match="catalogue with items"):
-        make_gallery(tmp_path / "g")
-
-
 def test_other_model_is_refused_naming_both(tmp_path: Path) -> None:
     make_gallery(tmp_path / "g", model_name="lite").close()
     with pytest.raises(ModelMismatchError) as raised:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from cache.blob_store import BlobStore
 from cnclip.errors import InputError, ModelMismatchError
+from service.gallery import Item
 from service.gallery.ingest import IngestReport, ingest
 from service.gallery.sources import SourceItem
 from tests.service.gallery.helpers import (
@@ -22,6 +24,7 @@ from tests.service.gallery.helpers import (
     files_of,
     make_gallery,
     picture,
+    unit_vectors,
 )
 
 
@@ -104,6 +107,39 @@ def test_attribute_called_files_is_the_users_own(tmp_path: Path, photos: Path) -
         add_source(gallery, path)
         assert add_source(gallery, photos).added == 10
         assert gallery.get("a").attributes == {"files": ["photos/1/图1.png"]}  # type: ignore[union-attr]
+
+
+@pytest.mark.usefixtures("photos")
+def test_attributes_that_are_equal_but_stored_differently_are_updated(tmp_path: Path) -> None:
+    path = tmp_path / "shop.jsonl"
+    with make_gallery(tmp_path / "g") as gallery:
+        for value, expected in ((1, (1, 0, 0, 0)), (True, (0, 1, 0, 0)), (True, (0, 0, 1, 0))):
+            path.write_text(json.dumps({"id": "a", "image": "photos/0/图0.png", "sold": [value]}))
+            assert counts(add_source(gallery, path)) == expected
+            row = gallery.get("a")
+            assert row is not None and row.attributes["sold"][0] is value
+
+
+@pytest.mark.parametrize("change", ["deleted", "another picture"])
+def test_item_that_changes_after_it_was_prepared_is_written_whole(tmp_path: Path, change: str) -> None:
+    encoder = DummyEncoder()
+    source = [SourceItem(name, partial(picture, n), name, name) for n, name in enumerate("abcdef")]
+
+    def interfere(report: IngestReport) -> None:
+        if report.seen == 1 and change == "deleted":
+            gallery.delete(list("abcdef"))
+        elif report.seen == 1:
+            gallery.upsert([Item("f", unit_vectors(1)[0], "f", image=picture(50))])
+
+    with make_gallery(tmp_path / "g") as gallery:
+        ingest(gallery, encoder, source, workers=1)
+        report = ingest(gallery, encoder, source, workers=1, batch_size=10, progress=interfere)
+        assert counts(report) == ((5, 0, 1, 0) if change == "deleted" else (0, 1, 5, 0))
+        row = gallery.get("f")
+        assert row is not None and gallery.read_image(row) == picture(5)
+        (vector,) = encoder.encode_images([picture(5)])
+        np.testing.assert_allclose(gallery.vectors(["f"])["f"], vector, atol=1e-5)
+        assert len(blobs(tmp_path / "g")) == len(gallery)
 
 
 def test_wrong_model_and_sizes_are_refused(tmp_path: Path, photos: Path) -> None:

@@ -147,6 +147,29 @@ def test_hybrid_looks_deeper_than_k(tmp_path: Path) -> None:
         assert outside == []
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "keyword"])
+def test_min_relevance_comes_before_k(tmp_path: Path, mode: Any) -> None:
+    """The word is in the items that are least like the query, but for the last two by words."""
+    vectors = unit_vectors(300)
+    query = vectors[0]
+    order = np.argsort(-(vectors @ query))
+    titles = {int(n): "连衣裙" for n in order[50:]} | {
+        int(n): "连衣裙" + "很长的标题" * 20 for n in order[:2]
+    }
+    with make_gallery(tmp_path / "g") as gallery:
+        gallery.upsert([Item(str(n), vectors[n], titles.get(n, "")) for n in range(300)])
+        limit = float(vectors[order[10]] @ query) - 1e-4
+        how: dict[str, Any] = {"text": "连衣裙", "mode": mode, "min_relevance": limit}
+        expected = 11 if mode == "hybrid" else 2
+        for k in (1, 5, 10, 200):
+            hits = gallery.search(query, k, **how)
+            assert len(hits) == min(k, expected)
+            assert all(hit.cosine is not None and hit.cosine >= limit for hit in hits)
+        everything = gallery.search(query, 300, text="连衣裙", mode=mode)
+        kept = [hit.row.id for hit in everything if hit.cosine is not None and hit.cosine >= limit]
+        assert [hit.row.id for hit in gallery.search(query, 300, **how)] == kept
+
+
 def test_words_follow_changes(tmp_path: Path) -> None:
     vector = unit_vectors(1)[0]
     with make_gallery(tmp_path / "g") as gallery:
