@@ -7,8 +7,12 @@ A command module offers `add_arguments(parser)` and `run(args) -> int` (the exit
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -43,8 +47,28 @@ def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, run one command, return its exit code (2 on bad usage or input)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Parse the command line, run one command, return its exit code (2 on bad usage or input, or where the
+    output cannot be written)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal or file without Chinese gets \u7ea2 for it
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EPIPE, errno.EIO):
+            raise
+        # What is still buffered would fail once more when Python ends.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # whoever read it has enough
+            return EXIT_OK
+        sys.stderr.write(f"cnclip: error: cannot write: {error.strerror}\n")
+        return EXIT_BAD_INPUT
+    return code
+
+
+def _main(argv: list[str]) -> int:
     parser = _build_parser(argv)
     args = parser.parse_args(argv)
     if args.version:

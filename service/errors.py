@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 RETRY_AFTER_S = 1
+BAD_JSON = "the body is not valid JSON"
 
 
 class ApiError(HTTPException):
@@ -50,6 +51,8 @@ def validated(validate: Callable[[], T]) -> T:
 def describe_validation(errors: list[Any]) -> str:
     """One line for the first problem, "top_k: Input should be …". The input itself is never echoed."""
     first = errors[0]
+    if first["type"] == "json_invalid":
+        return BAD_JSON
     place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
     message = str(first["msg"]).removeprefix("Value error, ")
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -78,6 +81,10 @@ def to_response(error: Exception, request_id: str) -> JSONResponse:
     """The response for any exception; what was not expected is logged here and not told to the client."""
     if isinstance(error, RequestValidationError):
         return error_response(422, "invalid_request", describe_validation(list(error.errors())), request_id)
+    http_error = isinstance(error, StarletteHTTPException)
+    if http_error and isinstance(error.__cause__, ValueError | RecursionError):
+        # What FastAPI makes of a body in broken UTF-8, nested too deeply, or with a number of 5,000 digits.
+        return error_response(422, "invalid_request", BAD_JSON, request_id)
     if not isinstance(error, StarletteHTTPException):
         api_error = _from_domain(error)
         if api_error.status_code == 500:

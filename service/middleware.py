@@ -3,6 +3,7 @@ metrics, and a last resort for exceptions nobody expected. Plain ASGI, because i
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -43,6 +44,7 @@ class RequestContext:
         self._app = app
         self._metrics = metrics
         self._max_body_bytes = settings.max_body_bytes
+        self._body_timeout_s = settings.body_timeout_ms / 1000
         self._access_log = settings.access_log
         self._local_only = settings.local_only
         self._api_key = settings.api_key.get_secret_value().encode() if settings.api_key else None
@@ -77,6 +79,11 @@ class RequestContext:
             self._check_key(scope["path"], headers)
             self._check_length(headers)
             await self._app(scope, self._limited(receive), send_with_headers)
+        except asyncio.CancelledError:
+            # Only a server that stops, and has waited long enough, cancels a request.
+            if not status:
+                stopping = ApiError(503, "not_ready", "the service is stopping", {"Connection": "close"})
+                await to_response(stopping, request_id)(scope, receive, send_with_headers)
         except Exception as error:
             if status:  # the response is half sent: nothing can be told any more
                 raise
@@ -88,8 +95,8 @@ class RequestContext:
     def _check_host(self, path: str, headers: Headers) -> None:
         """Stops web pages that point a name of theirs at 127.0.0.1 (DNS rebinding): what they ask for bears
         that name, and browsers always send one."""
-        host = headers.get("host")
-        if self._local_only and path.startswith("/v1/") and host is not None and not names_loopback(host):
+        hosts = headers.getlist("host")
+        if self._local_only and path.startswith("/v1/") and not all(map(names_loopback, hosts)):
             raise ApiError(
                 403,
                 "forbidden_host",
@@ -122,12 +129,25 @@ class RequestContext:
         )
 
     def _limited(self, receive: Receive) -> Receive:
-        """`receive` that counts, for bodies that come in chunks without a length."""
+        """`receive` that counts, for bodies that come in chunks without a length, and does not wait for ever
+        for the next piece. After the body it waits as long as it takes: for the client to leave."""
         received = 0
+        complete = False
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            if complete:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self._body_timeout_s)
+            except asyncio.TimeoutError:
+                raise ApiError(
+                    408,
+                    "request_timeout",
+                    f"nothing of the body came for {self._body_timeout_s:g} s",
+                    {"Connection": "close"},
+                ) from None
+            complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
                 raise self._too_large()

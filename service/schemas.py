@@ -6,32 +6,112 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
+
+from cnclip.errors import InputError
+from service.gallery.filters import compile_filter
+from service.gallery.types import check_attributes
 
 Mode = Literal["vector", "keyword", "hybrid"]
 
-# JSON scalars that SQLite can hold; strings in UTF-8 are guaranteed by pydantic.
+# What the API's documentation says of attributes and filters. They are checked by the gallery's own rules
+# (`_check_attributes`, `_check_filter`): a union would report every type that did not fit, and take too large
+# an integer for a float.
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = Union[bool, Int64, Finite, Annotated[str, StringConstraints(max_length=1000)]]  # noqa: UP007
 FieldName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Operand = Scalar | Annotated[list[Scalar], Field(max_length=1000)]
 Operators = Annotated[dict[str, Operand], Field(min_length=1, max_length=6)]
+MAX_NAME_LENGTH, MAX_VALUE_LENGTH, MAX_VALUES = 100, 1000, 1000
+MAX_ATTRIBUTES, MAX_FILTER_FIELDS = 64, 16
 MAX_FILTER_LENGTH = 64 * 1024
 
 
-def _check_filter_size(filter: dict[str, Any]) -> dict[str, Any]:
+def parse_json(text: str | bytes) -> Any:
+    """JSON in a form field or a query parameter.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("not valid JSON") from None
+
+
+def _check_values(name: str, value: Any) -> None:
+    values = value if isinstance(value, list) else [value]
+    if len(values) > MAX_VALUES:
+        raise ValueError(f"{name!r}: at most {MAX_VALUES:,} values")
+    if any(isinstance(one, str) and len(one) > MAX_VALUE_LENGTH for one in values):
+        raise ValueError(f"{name!r}: a text may have at most {MAX_VALUE_LENGTH:,} characters")
+
+
+def _check_names(fields: Any, most: int) -> None:
+    if not isinstance(fields, dict):
+        raise ValueError("must be a JSON object")
+    if len(fields) > most:
+        raise ValueError(f"at most {most} fields")
+    if any(not 1 <= len(name) <= MAX_NAME_LENGTH for name in fields):
+        raise ValueError(f"the name of a field must have 1 to {MAX_NAME_LENGTH} characters")
+
+
+def _plain(check: Callable[[], Any], prefix: str) -> Any:
+    """`check()`, its InputError as a ValueError without `prefix`, which pydantic's location repeats."""
+    try:
+        return check()
+    except InputError as error:
+        raise ValueError(str(error).removeprefix(prefix)) from None
+
+
+def _check_attributes(attributes: Any) -> dict[str, Any]:
+    """What `service.gallery` takes, less attributes that are null, and nothing too large."""
+    _check_names(attributes, MAX_ATTRIBUTES)
+    checked: dict[str, Any] = _plain(lambda: check_attributes(attributes, ""), "item '': ")
+    for name, value in checked.items():
+        _check_values(name, value)
+    return checked
+
+
+def _check_filter(filter: Any) -> dict[str, Any]:
+    _check_names(filter, MAX_FILTER_FIELDS)
+    for name, wanted in filter.items():
+        for operand in wanted.values() if isinstance(wanted, Mapping) else [wanted]:
+            _check_values(name, operand)
+    _plain(lambda: compile_filter(filter), "filter: ")
     if len(json.dumps(filter, ensure_ascii=False)) > MAX_FILTER_LENGTH:
         raise ValueError(f"a filter may have at most {MAX_FILTER_LENGTH:,} characters")
-    return filter
+    return dict(filter)
+
+
+def _documented(kind: Any) -> WithJsonSchema:
+    return WithJsonSchema(TypeAdapter(kind).json_schema())
 
 
 Filter = Annotated[
-    dict[FieldName, Scalar | Operators], Field(max_length=16), AfterValidator(_check_filter_size)
+    dict[str, Any],
+    BeforeValidator(_check_filter),
+    _documented(Annotated[dict[FieldName, Scalar | Operators], Field(max_length=MAX_FILTER_FIELDS)]),
 ]
-Attributes = Annotated[dict[FieldName, Scalar | list[Scalar]], Field(max_length=64)]
+Attributes = Annotated[
+    dict[str, Any],
+    BeforeValidator(_check_attributes),
+    _documented(Annotated[dict[FieldName, Scalar | list[Scalar] | None], Field(max_length=MAX_ATTRIBUTES)]),
+]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -131,7 +211,7 @@ class ItemForm(_Request):
     """The fields of an item in a multipart form, its file aside."""
 
     title: Title = ""
-    attributes: Json[Attributes] = Field(default_factory=dict)
+    attributes: Annotated[Attributes, BeforeValidator(parse_json)] = Field(default_factory=dict)
 
 
 class ItemBody(_Request):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 CORES = min(8, max(2, os.cpu_count() or 2))
 LogLevel = Literal["debug", "info", "warning", "error"]
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
 
 
 def is_loopback(host: str) -> bool:
@@ -27,10 +28,8 @@ def is_loopback(host: str) -> bool:
 
 def names_loopback(authority: str) -> bool:
     """Whether `authority` (host and port, as in a Host header) names this machine only."""
-    try:
-        return is_loopback(urlsplit(f"//{authority}").hostname or "")
-    except ValueError:
-        return False
+    match = _AUTHORITY.fullmatch(authority)
+    return match is not None and is_loopback(match["host"].lower())
 
 
 class ServiceSettings(BaseSettings):
@@ -60,6 +59,9 @@ class ServiceSettings(BaseSettings):
     )
     deadline_ms: int = Field(
         default=10_000, ge=1, description="longest a search may take, milliseconds; then 504"
+    )
+    body_timeout_ms: int = Field(
+        default=10_000, ge=1, description="longest pause in the body of a request, milliseconds; then 408"
     )
     threads: int = Field(
         default=4, ge=1, le=256, description="threads for searching, and as many for decoding"

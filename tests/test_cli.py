@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 import types
+from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -12,6 +16,8 @@ from cache.errors import CacheError
 from cnclip import __version__
 from cnclip.errors import CnclipError, InputError
 from run_scripts import cli
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def install_command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | int) -> None:
@@ -75,3 +81,40 @@ def test_bad_usage_is_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> 
         cli.main(argv)
     assert stop.value.code == 2
     assert "nonsense" in capsys.readouterr().err
+
+
+def run_process(
+    script: str, stdout: int | IO[bytes], **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """`script` as the command doctor, in a process of its own."""
+    setup = (
+        "import sys, types\n"
+        "from run_scripts import cli\n"
+        "module = types.ModuleType('run_scripts.commands.doctor')\n"
+        "module.add_arguments = lambda parser: None\n"
+        f"def run(_):\n    {script}\n    return 0\n"
+        "module.run = run\n"
+        "sys.modules[module.__name__] = module\n"
+        "sys.exit(cli.main(['doctor']))\n"
+    )
+    environment = {**os.environ, **environment}
+    command = [sys.executable, "-c", setup]
+    return subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, env=environment, cwd=ROOT, check=False
+    )
+
+
+def test_a_terminal_without_chinese_gets_escapes() -> None:
+    done = run_process("print(chr(0x7ea2))", subprocess.PIPE, PYTHONIOENCODING="ascii:strict")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, rb"\u7ea2", b"")
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    for script in ("print(1)", "print('x' * 1_000_000)"):
+        with full.open("wb") as stdout:
+            done = run_process(script, stdout)
+        assert done.returncode == 2
+        assert done.stderr.startswith(b"cnclip: error: cannot write: ") and done.stderr.count(b"\n") == 1

@@ -15,6 +15,7 @@ from cnclip.data.lmdb_store import ImageStore, read_texts
 from cnclip.data.lmdb_texts import Flaw, collect_texts
 from cnclip.data.muge import OnError, TextRow
 from cnclip.errors import InputError
+from cnclip.printable import printable
 
 IntArray = npt.NDArray[np.int64]
 
@@ -49,7 +50,8 @@ class TsvImages:
             if isinstance(row, muge.BadRow):
                 problem = row.message
             elif row.image_id in self.index:
-                problem = f"{path}:{row.line}: field image_id: {row.image_id} is used by an earlier row"
+                used = f"{path}:{row.line}: field image_id: {row.image_id} is used by an earlier row"
+                problem = printable(used)
             else:
                 self.index[row.image_id] = len(self.ids)
                 self.ids.append(row.image_id)

@@ -17,7 +17,7 @@ import lmdb
 from PIL import Image
 
 from cnclip.data import muge
-from cnclip.data.lmdb_env import MAX_KEY_BYTES, GrowingEnv
+from cnclip.data.lmdb_env import GrowingEnv
 from cnclip.data.lmdb_report import BuildOptions, SplitReport, Tally
 from cnclip.data.lmdb_store import (
     IMAGES_DB,
@@ -25,11 +25,13 @@ from cnclip.data.lmdb_store import (
     META_KEY,
     ORDER_DB,
     SCHEMA_VERSION,
+    picture_key,
     row_key,
     shard_name,
 )
 from cnclip.errors import ImageError, InputError
 from cnclip.image import MAX_PIXELS, decode_image
+from cnclip.printable import printable
 
 OnBytes = Callable[[int, int], None]
 """Called with (bytes read, bytes in all) of the source after each row."""
@@ -68,7 +70,12 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
     def __init__(self, source: Path, work: Path, options: BuildOptions, report: SplitReport) -> None:
         self.source, self.work, self.options, self.report = source, work, options, report
         # What decides which rows are kept: a build made under other rules is not taken up.
-        self._rules = {"schema": SCHEMA_VERSION, "check": options.check_images, "strict": options.strict}
+        self._rules = {
+            "schema": SCHEMA_VERSION,
+            "check": options.check_images,
+            "strict": options.strict,
+            "id_length": muge.MAX_ID_LENGTH,
+        }
         self._offset = self._line = 0  # of the source, as far as it is durably written
         self._digest = hashlib.sha256()  # of the source up to `_offset`
         self._shards: list[GrowingEnv] = []
@@ -147,8 +154,6 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
     def _refusal(self, row: muge.ImageRow | muge.BadRow) -> str | None:
         if isinstance(row, muge.BadRow):
             return row.reason
-        if len(row.image_id.encode("utf-8")) > MAX_KEY_BYTES:
-            return f"field image_id: longer than {MAX_KEY_BYTES} bytes"
         earlier = self.get(row.image_id)
         if earlier is not None:
             same = "the same" if earlier == row.data else "another"
@@ -158,7 +163,7 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
 
     def _drop(self, reason: str, row: muge.ImageRow | muge.BadRow) -> None:
         named = f" (image_id {row.image_id})" if isinstance(row, muge.ImageRow) else ""
-        message = f"{self.source}:{row.line}: {reason}{named}"
+        message = printable(f"{self.source}:{row.line}: {reason}{named}")
         if self.options.strict:
             raise InputError(message)
         self.report.images.drop(reason)
@@ -168,9 +173,7 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
         """The picture stored, or about to be stored, under an id."""
         if image_id in self._batch:
             return self._batch[image_id]
-        key = image_id.encode("utf-8")
-        if len(key) > MAX_KEY_BYTES:
-            return None
+        key = picture_key(image_id)
         return next((data for env in self._shards if (data := env.read(key, env.db(IMAGES_DB)))), None)
 
     def _flush(self, line: int, end: int) -> None:
@@ -190,9 +193,8 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
 
         def work(transaction: lmdb.Transaction) -> None:
             for number, (image_id, data) in enumerate(batch.items(), start=first_row):
-                key = image_id.encode("utf-8")
-                transaction.put(key, data, db=images)
-                transaction.put(row_key(number), key, db=order, append=True)
+                transaction.put(picture_key(image_id), data, db=images)
+                transaction.put(row_key(number), image_id.encode("utf-8"), db=order, append=True)
             transaction.put(_PROGRESS_KEY, progress, db=meta)
 
         env.write(work)

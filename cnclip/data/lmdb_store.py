@@ -3,12 +3,13 @@
     {split}/imgs, imgs-00001, …   `images`: id → encoded bytes; `order`: row number → id; `__meta__`
     {split}/pairs                 `texts`: row number → msgpack [text_id, text, [image_id, …]]; `__meta__`
 
-Row numbers are 8 bytes, big endian, so that key order is source order. An environment without `__meta__` is
-read as the legacy layout (`cnclip.data.legacy`).
+Row numbers are 8 bytes, big endian, so that key order is source order; `picture_key` tells how long ids are
+keyed. An environment without `__meta__` is read as the legacy layout (`cnclip.data.legacy`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from typing import Any
 import msgpack
 
 from cnclip.data import legacy
-from cnclip.data.lmdb_env import EnvHandle, ReadEnv
+from cnclip.data.lmdb_env import MAX_KEY_BYTES, EnvHandle, ReadEnv
 from cnclip.data.muge import OnError, TextRow
 from cnclip.errors import InputError
 
@@ -37,6 +38,13 @@ def shard_name(number: int) -> str:
 def row_key(number: int) -> bytes:
     """The key of row `number` (from 0)."""
     return number.to_bytes(8, "big")
+
+
+def picture_key(image_id: str) -> bytes:
+    """The key of a picture: its id or, where that is longer than LMDB takes, its SHA-256 after a byte that no
+    id holds."""
+    key = image_id.encode("utf-8")
+    return key if len(key) <= MAX_KEY_BYTES else b"\0" + hashlib.sha256(key).digest()
 
 
 def read_meta(env: ReadEnv) -> dict[str, Any] | None:
@@ -117,13 +125,12 @@ class ImageStore:
             InputError: a legacy value that is not base64.
         """
         position = self.index[image_id]
-        key = image_id.encode("utf-8")
         if self.legacy:
             shard = self._shards[0]
-            value = shard().get(key)
+            value = shard().get(image_id.encode("utf-8"))
         else:
             shard = self._shards[bisect_right(self._starts, position) - 1]
-            value = shard().get(key, IMAGES_DB)
+            value = shard().get(picture_key(image_id), IMAGES_DB)
         if value is None:
             raise InputError(f"{shard.path}: key {image_id}: listed, but not stored")
         return legacy.decode_image(value, where=f"{shard.path}: key {image_id}") if self.legacy else value

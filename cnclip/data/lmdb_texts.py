@@ -17,6 +17,7 @@ from cnclip.data.lmdb_env import GrowingEnv
 from cnclip.data.lmdb_report import BuildOptions, SplitReport, Tally
 from cnclip.data.lmdb_store import META_DB, META_KEY, SCHEMA_VERSION, TEXTS_DB, row_key
 from cnclip.errors import InputError
+from cnclip.printable import printable
 
 _BATCH_ROWS = 10_000
 
@@ -47,7 +48,7 @@ def collect_texts(
         if missing:
             flaw: Flaw = "mended" if len(missing) < len(row.image_ids) else "no picture"
             named = ", ".join(missing[:5])
-            complain(f"{source}:{row.line}: field image_ids: no such picture: {named}", flaw)
+            complain(printable(f"{source}:{row.line}: field image_ids: no such picture: {named}"), flaw)
             tally.note("ids without a picture taken out", len(missing))
         present = [image_id for image_id in row.image_ids if image_id not in set(missing)]
         if missing and not present:
@@ -62,7 +63,7 @@ def collect_texts(
             tally.note("rows merged into an earlier one with the same id and text")
         else:
             reason = "field text_id: used by an earlier row for another text"
-            complain(f"{source}:{row.line}: {reason} (text_id {row.text_id})", "broken")
+            complain(printable(f"{source}:{row.line}: {reason} (text_id {row.text_id})"), "broken")
             tally.drop(reason)
     return list(kept.values())
 

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
 from cnclip.errors import InputError
+from cnclip.printable import printable
 
 OnError = Callable[[str], None]
+
+MAX_ID_LENGTH = 512
 
 _URL_SAFE_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _BOM = b"\xef\xbb\xbf"
@@ -81,6 +84,17 @@ def decode_base64(value: bytes) -> bytes:
     return decoded
 
 
+def id_problem(image_id: str) -> str | None:
+    """Why a text cannot be the id of a picture, or None. Split files and galleries share this rule."""
+    if not image_id:
+        return "empty"
+    if len(image_id) > MAX_ID_LENGTH:
+        return f"longer than {MAX_ID_LENGTH} characters"
+    if any(ord(character) < 32 or ord(character) == 127 for character in image_id):
+        return "holds a control character"
+    return None
+
+
 def image_key(value: object) -> str:
     """The id of a picture as text: ids are compared as text everywhere, so 7 and "7" are one picture."""
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -99,8 +113,8 @@ def _parse_image(raw: bytes, line: int, end: int) -> ImageRow:
         image_id = columns[0].decode("utf-8").strip()
     except UnicodeDecodeError:
         raise _RowError("image_id", "not UTF-8") from None
-    if not image_id:
-        raise _RowError("image_id", "empty")
+    if why := id_problem(image_id):
+        raise _RowError("image_id", why)
     try:
         return ImageRow(image_id, decode_base64(columns[1]), line, end)
     except ValueError as error:
@@ -147,7 +161,7 @@ def _scan(
         try:
             yield parse(raw, line, end)
         except _RowError as error:
-            yield BadRow(str(error), f"{path}:{line}: {error}", line, end)
+            yield BadRow(str(error), printable(f"{path}:{line}: {error}"), line, end)
 
 
 def _open(path: str | Path) -> BinaryIO:

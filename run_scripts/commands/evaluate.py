@@ -56,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.batch_size < 1:
         raise InputError(f"--batch-size: must be at least 1, not {args.batch_size}")
+    if args.per_query < 0:
+        raise InputError(f"--per-query: must be at least 0, not {args.per_query}")
     refused: list[str] = []
     dataset = open_split(args.data, args.split, on_error=refused.append)
     tune_malloc()

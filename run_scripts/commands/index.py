@@ -145,18 +145,22 @@ def _write_log(path: Path, report: IngestReport) -> None:
 
 
 def _print_report(report: IngestReport, total: int, args: argparse.Namespace) -> None:
+    from cnclip.printable import printable
+
+    directory = printable(str(args.gallery))
     if args.json:
-        facts = {**report.to_dict(), "gallery": str(args.gallery), "items": total}
+        facts = {**report.to_dict(), "gallery": directory, "items": total}
         sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     for line in report.problems[:SHOWN_PROBLEMS]:
         sys.stdout.write(f"{line}\n")
     if report.problem_count > SHOWN_PROBLEMS:
         more = report.problem_count - SHOWN_PROBLEMS
-        sys.stdout.write(f"… and {more:,} more, see {args.gallery / LOG_NAME}\n")
+        sys.stdout.write(f"… and {more:,} more, see {directory}/{LOG_NAME}\n")
     table = Table("", "pictures")
     table.columns[1].justify = "right"
     counts = [("in", report.seen), ("added", report.added), ("updated", report.updated)]
@@ -167,5 +171,5 @@ def _print_report(report: IngestReport, total: int, args: argparse.Namespace) ->
     for name, count in counts:
         table.add_row(name, f"{count:,}")
     table.add_section()
-    table.add_row(f"in the gallery {args.gallery}", f"{total:,}")
+    table.add_row(escape(f"in the gallery {directory}"), f"{total:,}")
     Console().print(table)

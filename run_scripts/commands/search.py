@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,15 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cnclip.errors import InputError
     from service.gallery import Gallery
 
-    if (args.query is None) == (args.image is None):
-        raise InputError("give either a QUERY or --image FILE")
-    if args.image is not None and args.mode != "vector":
-        raise InputError(f"--mode {args.mode}: needs a QUERY; a picture is searched by its vector")
-    if args.k < 1:
-        raise InputError(f"-k: must be at least 1, not {args.k}")
+    _check(args)
     filter = _parse_filter(args.filter)
     with Gallery.open(args.gallery, read_only=True) as gallery:
         hits = gallery.search(
@@ -69,6 +64,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    from cnclip.errors import InputError
+
+    if (args.query is None) == (args.image is None):
+        raise InputError("give either a QUERY or --image FILE")
+    if args.query is not None and not args.query.strip():
+        raise InputError("QUERY: is empty")
+    if args.image is not None and args.mode != "vector":
+        raise InputError(f"--mode {args.mode}: needs a QUERY; a picture is searched by its vector")
+    if args.k < 1:
+        raise InputError(f"-k: must be at least 1, not {args.k}")
+    if args.min_relevance is not None:
+        if not math.isfinite(args.min_relevance):
+            raise InputError(f"--min-relevance: must be a finite number, not {args.min_relevance}")
+        if args.mode == "keyword":
+            raise InputError("--min-relevance: needs --mode vector or hybrid; words have no cosine")
+
+
 def _parse_filter(text: str | None) -> dict[str, Any] | None:
     from cnclip.errors import InputError
 
@@ -76,6 +89,8 @@ def _parse_filter(text: str | None) -> dict[str, Any] | None:
         return None
     try:
         parsed = json.loads(text)
+    except RecursionError:
+        raise InputError("--filter: not JSON that can be read (nested too deeply)") from None
     except ValueError as error:
         raise InputError(f"--filter: not JSON ({error})") from error
     if not isinstance(parsed, dict):
@@ -123,6 +138,8 @@ def _print_table(gallery: Gallery, query: str, hits: list[Hit]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from cnclip.printable import printable
+
     if not hits:
         sys.stdout.write(f"no match for {query!r} among {len(gallery):,} items of {gallery.path}\n")
         return
@@ -130,7 +147,8 @@ def _print_table(gallery: Gallery, query: str, hits: list[Hit]) -> None:
     for rank, hit in enumerate(hits, start=1):
         attributes = ", ".join(f"{name}={_brief(value)}" for name, value in hit.row.attributes.items())
         cells = (str(rank), f"{hit.score:.4g}", hit.row.id, hit.row.title, attributes)
-        table.add_row(*(Text(cell) for cell in cells))  # Text: brackets in a title are not markup
+        # Text: brackets in a title are not markup. printable: nor does it steer the terminal.
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DRAIN_S = 30  # how long requests in flight may take after SIGTERM
+DRAIN_S = 12  # how long requests in flight may take after SIGTERM
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

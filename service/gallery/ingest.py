@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from cache.blob_store import BlobStore
 from cnclip.errors import ImageError, InputError
+from cnclip.printable import printable
 from service.gallery.gallery import Gallery
 from service.gallery.ingest_batch import Batch, Pixels, Prepared, content_id
 from service.gallery.sources import UNREADABLE, Dropped, SourceItem
@@ -49,7 +50,7 @@ class IngestReport:
     for its transaction is seen and not yet counted elsewhere).
 
     updated: also files whose picture changed. removed: old pictures of such files. dropped: by reason.
-    problems: one line each, the first MAX_PROBLEMS; problem_count: all.
+    problems: one `printable` line each, the first MAX_PROBLEMS; problem_count: all.
     """
 
     seen: int = 0
@@ -66,7 +67,7 @@ class IngestReport:
         if dropped.message is not None:
             self.problem_count += 1
             if len(self.problems) < MAX_PROBLEMS:
-                self.problems.append(dropped.message)
+                self.problems.append(printable(dropped.message))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.gallery.gallery import Gallery
-from service.gallery.sources import Dropped, SourceItem, printable
+from service.gallery.sources import Dropped, SourceItem, path_text
 from service.gallery.types import AttributeValue, Item, StoredImage, Vector
 from service.gallery.writing import same_attributes
 
@@ -185,6 +185,6 @@ class Batch:
         if folder not in self._labels:
             where = folder.resolve()
             self._labels[folder] = self._gallery.label_folder(
-                printable(where.name) or "root", printable(where)
+                path_text(where.name) or "root", path_text(where)
             )
         return self._labels[folder]

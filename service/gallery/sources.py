@@ -7,14 +7,17 @@ Nothing is ever fetched.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from cnclip.data.muge import id_problem
 from cnclip.errors import ImageError, InputError
 from service.gallery.directory import holds_gallery
 from service.gallery.types import AttributeValue, check_attributes, check_id, check_title
@@ -41,6 +44,7 @@ MAX_FILE_BYTES = 256 * 2**20
 BROKEN_LINE = "broken line"
 NOT_A_PICTURE_FILE = "not a picture file"
 HIDDEN = "hidden file or folder"
+BAD_ID = "unusable id"
 UNREADABLE = "unreadable picture"
 
 
@@ -84,7 +88,7 @@ class Source(Protocol):
 def open_source(path: str | Path) -> Source:
     """The source at `path`, by what it is. Raises InputError if it is none of the known kinds."""
     path = Path(path)
-    if path.is_dir():
+    if stat.S_ISDIR(_status(path).st_mode):
         if (path / "imgs").is_dir() or (path / "data.mdb").is_file():
             return LmdbSource(path)
         splits = sorted(child.parent.name for child in path.glob("*/imgs") if (child / "data.mdb").is_file())
@@ -93,8 +97,6 @@ def open_source(path: str | Path) -> Source:
                 f"{path}: holds splits ({', '.join(splits)}); give one, such as {path / splits[0]}"
             )
         return FolderSource(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
     kinds: dict[str, Callable[[Path], Source]] = {".tsv": TsvSource, ".jsonl": JsonlSource}
     if path.suffix.lower() not in kinds:
         raise InputError(f"{path}: not a folder of pictures, *_imgs.tsv, LMDB folder or .jsonl catalogue")
@@ -133,13 +135,13 @@ class FolderSource:
                     yield self._entry(here / name)
         for error in failures:
             reason = error.strerror or error
-            yield Dropped("unreadable folder", f"{printable(error.filename)}: cannot be read: {reason}")
+            yield Dropped("unreadable folder", f"{path_text(error.filename)}: cannot be read: {reason}")
 
     def _entry(self, path: Path) -> SourceItem | Dropped:
         if path.suffix.lower() not in PICTURE_SUFFIXES:
             return Dropped(NOT_A_PICTURE_FILE)
-        file = printable(path.relative_to(self._folder).as_posix())
-        name = printable(path)
+        file = path_text(path.relative_to(self._folder).as_posix())
+        name = path_text(path)
         title = file.rsplit("/", 1)[-1].rsplit(".", 1)[0]
         return SourceItem(None, partial(read_file, path, name), name, title, folder=self._folder, file=file)
 
@@ -187,6 +189,9 @@ class LmdbSource:
     def __iter__(self) -> Iterator[SourceItem | Dropped]:
         for image_id in self._store.ids:
             name = f"{self._path}: key {image_id}"
+            if why := id_problem(image_id):
+                yield Dropped(BAD_ID, f"{name[:1000]}: {why}")
+                continue
             yield SourceItem(image_id, partial(self._store.__getitem__, image_id), name)
 
 
@@ -235,6 +240,10 @@ class JsonlSource:
             raise InputError("field image: must be the path of a file")
         if "://" in image or image.startswith("data:"):
             raise InputError(f"field image: {image[:100]}: only files are read; download it first")
+        try:
+            os.fsencode(image)
+        except UnicodeEncodeError as error:
+            raise InputError("field image: not valid Unicode (half of a surrogate pair)") from error
         path = Path(image)
         if not path.is_absolute() and ".." in path.parts:
             raise InputError(
@@ -246,14 +255,30 @@ class JsonlSource:
 def read_file(path: Path, name: str) -> bytes:
     """The bytes of a picture file. Raises ImageError: missing, not a file, too large."""
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise ImageError(f"{name}: no such file" if not path.exists() else f"{name}: not a file")
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+            raise ImageError(f"{name}: not a file")
+        size = status.st_size
         if size > MAX_FILE_BYTES:
             raise ImageError(f"{name}: {size:,} bytes, at most {MAX_FILE_BYTES:,} are read")
         return path.read_bytes()
     except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise ImageError(f"{name}: {_why(error, 'no such file')}") from error
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {_why(error, 'no such file or folder')}") from error
+
+
+def _why(error: OSError | ValueError, missing: str) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return missing
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "a loop of links"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def _parse_object(line: bytes) -> dict[str, Any]:
@@ -270,6 +295,6 @@ def _parse_object(line: bytes) -> dict[str, Any]:
     return fields
 
 
-def printable(path: str | Path) -> str:
-    """A path as text; bytes that are not UTF-8 (an old GBK file name) as \\x escapes."""
+def path_text(path: str | Path) -> str:
+    """A path as text that can be stored; bytes that are not UTF-8 (an old GBK file name) as \\x escapes."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

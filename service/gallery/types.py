@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cnclip.data.muge import MAX_ID_LENGTH, id_problem
 from cnclip.errors import CnclipError, InputError
 
 Vector = npt.NDArray[np.float32]
@@ -18,7 +19,6 @@ SearchMode = Literal["vector", "keyword", "hybrid"]
 Scalar = str | int | float | bool
 AttributeValue = Scalar | list[Any]
 
-MAX_ID_LENGTH = 512
 MAX_TEXT_LENGTH = 10_000
 UNIT_TOLERANCE = 1e-2  # vectors computed in half precision are this close to unit length
 _INT64 = range(-(2**63), 2**63)
@@ -122,8 +122,8 @@ def check_id(value: object) -> str:
     """An item's id. Raises InputError."""
     if not isinstance(value, str) or not value or len(value) > MAX_ID_LENGTH:
         raise InputError(f"item {str(value)[:80]!r}: id must be a text of 1 to {MAX_ID_LENGTH} characters")
-    if any(ord(character) < 32 or ord(character) == 127 for character in value):
-        raise InputError(f"item {value[:80]!r}: id holds a control character")
+    if why := id_problem(value):
+        raise InputError(f"item {value[:80]!r}: id {why}")
     return _check_text(value, f"item {value[:80]!r}: id")
 
 
@@ -183,6 +183,8 @@ def check_vector(vector: object, dim: int, where: str) -> Vector:
 def _check_text(value: str, where: str) -> str:
     if len(value) > MAX_TEXT_LENGTH:
         raise InputError(f"{where}: {len(value):,} characters, at most {MAX_TEXT_LENGTH:,} are taken")
+    if "\0" in value:  # SQLite's text functions end there: it would never be found again
+        raise InputError(f"{where}: holds a NUL character")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
-from pydantic import TypeAdapter
 
 from service.deps import ServiceDep
-from service.errors import validated
+from service.errors import ApiError, validated
 from service.schemas import (
     ErrorResponse,
-    Filter,
     Finite,
     ItemIdText,
     Mode,
@@ -19,16 +17,18 @@ from service.schemas import (
     SearchRequest,
     SearchResponse,
     Text,
+    parse_json,
 )
 from service.writer import too_large
 
 router = APIRouter(prefix="/v1", tags=["search"], responses={"4XX": {"model": ErrorResponse}})
 
-_FILTER: TypeAdapter[Filter] = TypeAdapter(Filter)
 
-
-def _parse(text: str | None) -> Filter | None:
-    return None if text is None else _FILTER.validate_json(text)
+def _parse(text: str | None) -> Any:
+    try:
+        return None if text is None else parse_json(text)
+    except ValueError as error:
+        raise ApiError(422, "invalid_request", f"filter: {error}") from None
 
 
 @router.post("/search", summary="Search by text, or by the picture of an item")

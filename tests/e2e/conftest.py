@@ -13,6 +13,7 @@ from tests.e2e.browser import Page, chromium
 from tests.service.dummy import DIM, DummyEncoder, fill, vector_of_text
 from tests.service.dummy_server import ServerProcess, dummy_server
 
+NO_TITLE = f"<b>no-title</b>/{'长' * 200}"
 EVIL = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"
 
 
@@ -23,6 +24,7 @@ def page_gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Gallery.create(path, model_name=encoder.name, fingerprint=encoder.fingerprint, dim=DIM) as gallery:
         fill(gallery, encoder)
         gallery.upsert([Item("坏/evil?<b>", vector_of_text("恶意标题"), EVIL)])
+        gallery.upsert([Item(NO_TITLE, vector_of_text("没有标题"))])
     return path
 
 

@@ -22,7 +22,7 @@ def test_start_page(page: Page) -> None:
     assert page.focused() == "q"
     assert page.one("h1").text == "用中文，找到那张图"
     assert len(page.all("#chips button")) >= 4
-    page.wait(lambda: "33" in page.one("#gallery").text and "dummy" in page.one("#gallery").text)
+    page.wait(lambda: "34" in page.one("#gallery").text and "dummy" in page.one("#gallery").text)
     page.shoot("home")
     page.dark(True)
     page.shoot("home-dark")
@@ -74,7 +74,7 @@ def test_more_results_on_demand(page: Page) -> None:
     page.wait_for_results()
     first = page.titles()
     page.one("#more").click()
-    page.wait(lambda: len(page.titles()) == 33)
+    page.wait(lambda: len(page.titles()) == 34)
     assert page.titles()[:24] == first
     assert not page.one("#more").is_displayed()
 

@@ -11,7 +11,7 @@ from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
 from tests.e2e.browser import Page, chromium
-from tests.e2e.conftest import EVIL
+from tests.e2e.conftest import EVIL, NO_TITLE
 from tests.service.dummy import picture
 from tests.service.dummy_server import ServerProcess, dummy_server
 
@@ -198,3 +198,14 @@ def test_titles_are_text_and_never_markup(page: Page) -> None:
     assert page.one("#q").get_attribute("value") == "<img src=x onerror=alert(1)>"
     assert "pwned" not in page.driver.title
     assert page.script("return document.querySelectorAll('main script').length") == 0
+
+
+def test_an_item_without_a_title_is_called_by_its_id(page: Page) -> None:
+    page.search("没有标题")
+    page.wait_for_results()
+    name = page.all("#results .name")[0]
+    assert name.text == NO_TITLE
+    assert page.script("return getComputedStyle(arguments[0]).textOverflow", name) == "ellipsis"
+    assert page.script("return document.documentElement.scrollWidth <= innerWidth")
+    assert page.script("return arguments[0].children.length", name) == 0
+    assert page.complaints() == []

@@ -56,3 +56,5 @@ def test_tables_and_bad_input(data: Path, capsys: pytest.CaptureFixture[str]) ->
     error = capsys.readouterr().err.strip()
     assert error.startswith("cnclip evaluate: error: ") and "dev_imgs.tsv" in error and "\n" not in error
     assert main(["evaluate", "--data", str(data), "--batch-size", "0"]) == 2
+    assert main(["evaluate", "--data", str(data), "--per-query", "-1"]) == 2
+    assert "--per-query: must be at least 0, not -1" in capsys.readouterr().err

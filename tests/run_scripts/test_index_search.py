@@ -15,7 +15,7 @@ from PIL import Image
 
 import cnclip
 from run_scripts.cli import main
-from service.gallery import Gallery
+from service.gallery import Gallery, Item
 from tests.service.gallery.helpers import ROOT, DummyEncoder, make_gallery, picture
 
 Output = pytest.CaptureFixture[str]
@@ -115,7 +115,13 @@ def test_wrong_model_locked_and_bad_arguments(tmp_path: Path, photos: Path, caps
     refused([*search, "--image", str(photos / "broken.jpg")], "broken.jpg: not a picture")
     refused([*search, "裙", "-k", "0"], "-k")
     refused([*search, "裙", "--filter", "{"], "--filter", "not JSON")
+    refused([*search, "裙", "--filter", "[" * 100_000], "--filter", "not JSON")
     refused([*search, "裙", "--filter", "[]"], "--filter", "object")
+    refused([*search, ""], "QUERY")
+    refused([*search, " \u3000"], "QUERY")
+    refused([*search, "裙", "--min-relevance", "nan"], "--min-relevance")
+    refused([*search, "裙", "--min-relevance", "inf"], "--min-relevance")
+    refused([*search, "裙", "--min-relevance", "0.1", "--mode", "keyword"], "--min-relevance", "hybrid")
     refused([*search, "裙", "--filter", '{"a": {"near": 1}}'], "'a'", "'near'")
     refused(["search", "裙", "--gallery", str(tmp_path / "nope")], "no gallery here")
     refused([*search, "裙", "--sheet", str(tmp_path / "nope" / "a.png")], "--sheet", "a.png")
@@ -209,3 +215,13 @@ def test_help_imports_nothing_heavy(command: str) -> None:
         command_line, capture_output=True, text=True, cwd=ROOT, env=environment, check=False
     )
     assert done.returncode == 0 and "--gallery" in done.stdout, done.stderr
+
+
+def test_titles_do_not_steer_the_terminal(tmp_path: Path, capsys: Output) -> None:
+    vector = DummyEncoder().encode_texts(["裙"])[0]
+    with make_gallery(tmp_path / "g", model_name="lite") as gallery:
+        gallery.upsert([Item("a", vector, "红裙\x1b[2J\r子", {"k": "\x1b]0;x\x07"})])
+    assert main(["search", "裙", "--gallery", str(tmp_path / "g")]) == 0
+    output = capsys.readouterr().out
+    assert r"红裙\x1b[2J\r子" in output and r"k=\x1b]0;x\x07" in output
+    assert "\x1b" not in output and "\x07" not in output

@@ -1,6 +1,7 @@
 """`cnclip serve` with the dummy model, as a process: `python -m tests.service.dummy_server --gallery DIR …`.
 
-`DUMMY_DELAY_S` makes every batch take that long, so that a signal finds requests in flight.
+`DUMMY_DELAY_S` makes every batch take that long, so that a signal finds requests in flight;
+`DUMMY_DRAIN_S` is how long it waits for them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from run_scripts import cli
+from run_scripts.commands import serve
 from service import lifecycle
 from service.encoder import EncoderProtocol
 from service.settings import ServiceSettings
@@ -76,6 +78,7 @@ def main() -> int:
         return SlowEncoder()
 
     lifecycle.load_encoder = load
+    serve.DRAIN_S = int(os.environ.get("DUMMY_DRAIN_S", serve.DRAIN_S))
     return cli.main(sys.argv[1:])
 
 

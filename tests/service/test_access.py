@@ -97,3 +97,22 @@ def test_api_key(make_client: MakeClient) -> None:
     assert image.headers["cache-control"] == "private, no-cache"
     assert client.request("DELETE", path_of("红/circle"), headers=bearer).status_code == 204
     assert KEY not in json.dumps(client.get("/openapi.json").json()) + client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        ["[::"],
+        ["[::]"],
+        [""],
+        ["localhost:x"],
+        ["x@localhost"],
+        ["localhost/x"],
+        ["localhost", "evil.example"],
+    ],
+)
+def test_malformed_and_doubled_hosts_are_refused(client: AppClient, hosts: list[str]) -> None:
+    headers = [("Host", host) for host in hosts]
+    for method in ("GET", "PUT", "DELETE"):
+        response = client.request(method, path_of("红/circle"), headers=headers)
+        assert error_of(response) == (403, "forbidden_host")

@@ -151,3 +151,40 @@ def test_a_real_server_answers_and_says_where(gallery_path: Path) -> None:
             assert "server" not in too_large.headers
         assert httpx.get(f"{server.url}/v1/search?q=x").status_code == 401
         assert server.stop()[0] == 0
+
+
+HALF = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"
+
+
+def half_sent(url: str) -> socket.socket:
+    """A connection with a request whose body stops after one byte."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    connection.sendall(HALF)
+    return connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_a_half_sent_request_is_given_up(gallery_path: Path) -> None:
+    with dummy_server(gallery_path, "--body-timeout-ms", "50") as server:
+        with half_sent(server.url) as connection:
+            answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 408 ") and b'"code":"request_timeout"' in answer
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+        assert server.stop()[0] == 0
+
+
+def test_a_half_sent_request_does_not_hold_up_the_stop(
+    gallery_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DUMMY_DRAIN_S", "0")
+    with dummy_server(gallery_path, "--body-timeout-ms", "3600000") as server:
+        with half_sent(server.url) as connection:
+            httpx.get(f"{server.url}/healthz")  # whatever came before has been seen then
+            code, errors = server.stop()
+            answer = read_all(connection)
+        assert code == 0 and "Traceback" not in errors and "CancelledError" not in errors
+        assert b'"code":"not_ready"' in answer

@@ -56,7 +56,7 @@ export function showLoading(count = 12) {
 }
 
 function card(result, onPick) {
-  const title = result.title || t("untitled");
+  const title = result.title || result.id;
   const picture = make("span", "picture");
   const placeholder = () => picture.prepend(make("span", "none", [...title][0]));
   if (result.image_url) {

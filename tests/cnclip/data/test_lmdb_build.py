@@ -96,7 +96,7 @@ def test_broken_rows_are_dropped_by_reason_and_line(tmp_path: Path) -> None:
         "field image: not a picture": 1,
         "field image_id: used by an earlier row for the same picture": 1,
         "field image_id: used by an earlier row for another picture": 1,
-        "field image_id: longer than 511 bytes": 1,
+        "field image_id: longer than 512 characters": 1,
         "field image: not base64": 1,
     }
     assert (report.texts.read, report.texts.kept, report.pairs) == (8, 4, 4)

@@ -132,6 +132,8 @@ BAD_ITEMS: list[tuple[dict[str, Any], str]] = [
     ({"id": "x" * 600}, "id must be"),
     ({"id": "a\nb"}, "control character"),
     ({"id": "\ud800"}, "Unicode"),
+    ({"title": "a\0b"}, "title: holds a NUL character"),
+    ({"attributes": {"c": "a\0b"}}, "attribute 'c': holds a NUL character"),
     ({"id": 3}, "id must be"),
     ({"title": 3}, "title must be"),
     ({"title": "x" * 10_001}, "title: 10,001"),

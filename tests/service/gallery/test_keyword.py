@@ -23,7 +23,7 @@ TITLES: dict[str, tuple[str, dict[str, Any]]] = {
     "phone": ("iPhone 15 Pro 手机壳", {"note": "3.5mm 耳机孔"}),
     "cable": ("连接线 USB-C", {}),
     "empty": ("", {}),
-    "mess": ('"引号" AND (括号) * NEAR ^ : - \\ \x00', {}),
+    "mess": ('"引号" AND (括号) * NEAR ^ : - \\ \x01', {}),
 }
 
 
