@@ -66,7 +66,7 @@ if [ -n "$images" ]; then
   step "indexing $images" cnclip index "$images" --gallery "$gallery"
 else
   gallery=demo/gallery sheet=demo/sheet.png
-  query=${query:-水果}
+  query=${query:-动物}
   step "drawing OpenMoji pictures" "$PY" preprocess/openmoji.py --out demo/openmoji
   check_weights "$gallery"
   catalogue=$(cksum <demo/openmoji/catalogue.jsonl)
