@@ -15,6 +15,9 @@ from cnclip.errors import InputError
 # How torch.save reports a full disk, depending on where it notices.
 _TORCH_WRITE_FAILED = ("PytorchStreamWriter", "inline_container", "iostream")
 
+_UMASK = os.umask(0)  # the only way to read it is to set it
+os.umask(_UMASK)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -26,6 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes its files private
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

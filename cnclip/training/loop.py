@@ -101,6 +101,9 @@ def fit(
     )
     run_state = RunState(model, optimizer, precision, dict(settings or {}))
     step = first = run_state.resume(checkpoint, config.seed)
+    if step >= config.total_steps:
+        logger.info("all %d steps of this run are done already", config.total_steps)
+        return 0
     batches = source.iterate(step)
     with _Interrupt() as interrupt:
         while step < config.total_steps:

@@ -36,7 +36,9 @@ def locked(path: Path) -> Iterator[FileLock]:
     try:
         lock.acquire()
     except Timeout:
-        raise GalleryLocked(f"{path}: another process is writing to this gallery; try again later") from None
+        raise GalleryLocked(
+            f"{path}: another process is writing to this gallery (a running server does all the time); stop it or use its API"
+        ) from None
     except OSError as error:
         reason = error.strerror or error
         raise GalleryError(f"{path}: cannot be written: {reason}; it can be opened read-only") from error
