@@ -37,7 +37,8 @@ def locked(path: Path) -> Iterator[FileLock]:
         lock.acquire()
     except Timeout:
         raise GalleryLocked(
-            f"{path}: another process is writing to this gallery (a running server does all the time); stop it or use its API"
+            f"{path}: another process is writing to this gallery (a running server counts); "
+            "use the server's API, or stop it"
         ) from None
     except OSError as error:
         reason = error.strerror or error
