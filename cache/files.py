@@ -15,17 +15,18 @@ def write_durably(path: Path, data: bytes) -> None:
 
     What a kill leaves behind begins with TEMPORARY_PREFIX.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # noqa: PTH101 (mkstemp makes it private; these files are copied and shared)
-        os.replace(temporary, path)  # noqa: PTH105
+        temporary.chmod(0o644)  # mkstemp makes it private; these files are copied and shared
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(temporary)  # noqa: PTH108
+            temporary.unlink()
         raise
     _sync_directory(path.parent)
 

@@ -92,11 +92,15 @@ def decode_image(
     label = name or (str(source) if isinstance(source, str | Path) else "picture")
     try:
         image = _open(source, label)
-        _check_size(image, max_pixels, label)
-        if min_side is not None and image is not source and image.format == "JPEG":
-            image.draft(None, (min_side, min_side))
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
+        try:
+            _check_size(image, max_pixels, label)
+            if min_side is not None and image is not source and image.format == "JPEG":
+                image.draft(None, (min_side, min_side))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))  # a copy, so that ours can be closed
+        finally:
+            if image is not source:
+                image.close()
     except ImageError:
         raise
     except FileNotFoundError as error:

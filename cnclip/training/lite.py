@@ -8,7 +8,6 @@ meet without forgetting what pictures or words outside the shop look like.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,8 +33,6 @@ from cnclip.training.losses import (
 )
 from cnclip.training.step import Batch
 from cnclip.training.text_space import Corpus
-
-logger = logging.getLogger(__name__)
 
 _SAME_MEANING = 0.6  # cosine of two texts above which one is no negative of the other's picture
 _NEAR_QUERY = 0.5  # cosine to a query above which a word follows it

@@ -161,7 +161,7 @@ class _Interrupt:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
-    def _ask(self, number: int, frame: object) -> None:  # noqa: ARG002  # the signature of a signal handler
+    def _ask(self, *_signal: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
