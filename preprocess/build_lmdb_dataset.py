@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         content = [report.to_dict() for report in reports]
         sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
     else:
-        _print_reports(reports, Console(file=sys.stdout))
+        print_reports(reports, Console(file=sys.stdout))
     return EXIT_OK
 
 
@@ -107,7 +107,8 @@ def _build(
         return build_lmdb(args.data_dir, splits, args.lmdb_dir, options=options, on_progress=show)
 
 
-def _print_reports(reports: Sequence[SplitReport], console: Console) -> None:
+def print_reports(reports: Sequence[SplitReport], console: Console) -> None:
+    """The first broken rows, and a table of rows in, out and dropped by reason."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -126,7 +127,7 @@ def _print_reports(reports: Sequence[SplitReport], console: Console) -> None:
             for note, count in tally.noted.items():
                 table.add_row("", "", "", "", "", escape(f"{count} {note}"), style="dim")
         size = f"{report.image_bytes / 2**20:.1f} MiB in {report.shards} shard(s)"
-        resumed = f", resumed after line {report.resumed_at}" if report.resumed_at else ""
+        resumed = f", resumed after row {report.resumed_at}" if report.resumed_at else ""
         table.add_row("", "pairs", "", str(report.pairs), "", f"{size}, {report.seconds:.1f} s{resumed}")
     problems = [line for report in reports for line in report.problems]
     for line in problems[:SHOWN_PROBLEMS]:

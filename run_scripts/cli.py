@@ -16,6 +16,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cnclip.flags import FlagParser
+
 COMMANDS: dict[str, str] = {
     "serve": "serve a gallery over REST with a web page",
     "index": "put pictures into a gallery",
@@ -23,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "train": "fine-tune a model on LMDB shards",
     "evaluate": "measure recall of a model on a labelled split",
     "build-lmdb": "turn MUGE tsv + jsonl files into LMDB shards",
+    "convert-dataset": "turn COCO, Flickr30k, csv or Hugging Face data into LMDB shards",
     "models": "list, describe, download and convert models",
     "doctor": "check this machine: torch, devices, faiss, browser, disk",
 }
@@ -35,7 +38,9 @@ def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         description="Search product pictures in Chinese, and teach the model while it serves.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", parser_class=FlagParser
+    )
     called = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         subparser = commands.add_parser(name, help=summary, description=summary)

@@ -17,7 +17,7 @@ data=$(cd -- "$1" && pwd -P) work=$(cd -- "$2" && pwd -P)
 
 cd -- "$ROOT"
 lock_checkout
-install_extras demo train
+install_extras demo lite
 unlock_checkout
 queries=$data/train_texts.jsonl
 [ -f "$queries" ] || die "$queries: missing (the corpus is built around its queries)"

@@ -37,7 +37,7 @@ done
 
 cd -- "$ROOT"
 lock_checkout
-install_extras demo train dev
+install_extras demo train lite dev
 step "browser" install_browser
 unlock_checkout
 step "ruff" "$PY" -m ruff check .

@@ -41,3 +41,34 @@ def augment(
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = enhance(image).enhance(rng.uniform(1 - jitter, 1 + jitter))
     return np.asarray(image, dtype=np.uint8)
+
+
+def random_erase(
+    pixels: npt.NDArray[np.uint8],
+    rng: np.random.Generator,
+    probability: float,
+    *,
+    area: tuple[float, float] = (0.02, 1 / 3),
+    ratio: tuple[float, float] = (0.3, 1 / 0.3),
+) -> npt.NDArray[np.uint8]:
+    """Fill a random rectangle with noise, with the given probability; the input is left as it is.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        area: share of the picture, uniform. ratio: height / width, log-uniform.
+
+    Source: Zhong et al. 2020, "Random Erasing Data Augmentation" (a random value for each pixel).
+    """
+    if rng.random() >= probability:
+        return pixels
+    height, width, channels = pixels.shape
+    for _ in range(10):
+        target = height * width * rng.uniform(*area)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        h, w = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if h <= height and w <= width:
+            top, left = rng.integers(height - h, endpoint=True), rng.integers(width - w, endpoint=True)
+            erased: npt.NDArray[np.uint8] = pixels.copy()
+            erased[top : top + h, left : left + w] = rng.integers(0, 256, (h, w, channels), dtype=np.uint8)
+            return erased
+    return pixels

@@ -1,4 +1,4 @@
-"""MUGE files → the LMDB shards that `lmdb_store` reads.
+"""MUGE files (`build_lmdb`), or any source of rows (`build_split`) → the LMDB shards that `lmdb_store` reads.
 
 A split is built in `.{split}.building` beside its final place and renamed at the end, so a reader sees all of
 it or none. Pictures are written in durable batches that carry their own progress: after a kill the next run
@@ -12,20 +12,33 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from cnclip.data.lmdb_images import ImageWriter
+from cnclip.data import muge
+from cnclip.data.lmdb_images import ImageWriter, ScanImages
 from cnclip.data.lmdb_report import BuildOptions, SplitReport
-from cnclip.data.lmdb_texts import write_texts
+from cnclip.data.lmdb_texts import ScanTexts, write_texts
 from cnclip.errors import InputError
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (split, bytes read, bytes in all) of the picture file."""
 
 
-def _check_inputs(data_dir: Path, splits: Sequence[str], lmdb_dir: Path, force: bool) -> None:
+class SplitSource(NamedTuple):
+    """A file of pictures and one of texts, how each is read, and what messages call them."""
+
+    images: Path
+    texts: Path
+    scan_images: ScanImages = muge.scan_images
+    scan_texts: ScanTexts = muge.scan_texts
+    name: str = ""
+
+
+def _check_inputs(data_dir: Path, splits: Sequence[str]) -> None:
     if not splits:
         raise InputError("splits: none given")
     if not data_dir.is_dir():
@@ -37,8 +50,12 @@ def _check_inputs(data_dir: Path, splits: Sequence[str], lmdb_dir: Path, force: 
         for name in needed:
             if not (data_dir / name).is_file():
                 raise InputError(f"{data_dir / name}: no such file")
-        if (lmdb_dir / split).exists() and not force:
-            raise InputError(f"{lmdb_dir / split}: already there (--force replaces it)")
+
+
+def _check_output(lmdb_dir: Path, split: str, force: bool) -> None:
+    _restore_interrupted_swap(lmdb_dir, split)
+    if (lmdb_dir / split).exists() and not force:
+        raise InputError(f"{lmdb_dir / split}: already there (--force replaces it)")
 
 
 def build_lmdb(
@@ -64,29 +81,42 @@ def build_lmdb(
     """
     data_dir, options = Path(data_dir), options or BuildOptions()
     lmdb_dir = Path(lmdb_dir) if lmdb_dir is not None else data_dir / "lmdb"
+    _check_inputs(data_dir, splits)
     for split in splits:
-        _restore_interrupted_swap(lmdb_dir, split)
-    _check_inputs(data_dir, splits, lmdb_dir, options.force)
+        _check_output(lmdb_dir, split, options.force)
+    reports = []
+    for split in dict.fromkeys(splits):
+        prepare = partial(SplitSource, data_dir / f"{split}_imgs.tsv", data_dir / f"{split}_texts.jsonl")
+        reports.append(build_split(prepare, split, lmdb_dir, options, on_progress))
+    return reports
+
+
+def build_split(
+    prepare: Callable[[], SplitSource],
+    split: str,
+    lmdb_dir: Path,
+    options: BuildOptions,
+    on_progress: OnProgress | None = None,
+) -> SplitReport:
+    """Build `lmdb_dir/{split}` from what `prepare` returns; it is called once the split is ours alone.
+
+    Raises:
+        InputError: as `build_lmdb` does, and what `prepare` raises.
+    """
+    started = time.monotonic()
+    work = lmdb_dir / f".{split}.building"
+    report = SplitReport(split)
+    _check_output(lmdb_dir, split, options.force)
     try:
         lmdb_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{lmdb_dir}: {error.strerror}") from None
-    return [_build_split(data_dir, split, lmdb_dir, options, on_progress) for split in dict.fromkeys(splits)]
-
-
-def _build_split(
-    data_dir: Path, split: str, lmdb_dir: Path, options: BuildOptions, on_progress: OnProgress | None
-) -> SplitReport:
-    started = time.monotonic()
-    work = lmdb_dir / f".{split}.building"
-    report = SplitReport(split)
     try:
         with FileLock(lmdb_dir / f".{split}.lock", timeout=0):
-            progress = None if on_progress is None else (lambda done, size: on_progress(split, done, size))
-            with ImageWriter(data_dir / f"{split}_imgs.tsv", work, options, report) as images:
-                images.run(progress)
-                texts = data_dir / f"{split}_texts.jsonl"
-                write_texts(texts, work, options, report, lambda key: images.get(key) is not None)
+            source = prepare()
+            with ImageWriter(source.images, work, options, report, source.scan_images, source.name) as images:
+                images.run(None if on_progress is None else partial(on_progress, split))
+                write_texts(source.texts, work, options, report, images.__contains__, source.scan_texts)
             _swap_in(work, lmdb_dir, split)
     except Timeout:
         raise InputError(f"{lmdb_dir / split}: another build of it is under way") from None

@@ -129,6 +129,12 @@ class GrowingEnv:
             value: bytes | None = transaction.get(key)
         return value
 
+    def has(self, key: bytes, db: Any) -> bool:
+        """Whether a value is committed under `key`; does not read it."""
+        with self._env.begin(db=db) as transaction:
+            found: bool = transaction.cursor().set_key(key)
+        return found
+
     def write(self, work: Callable[[lmdb.Transaction], _Result]) -> _Result:
         """Run `work` in one durable transaction; where the map is full, double it and run `work` again.
 

@@ -7,11 +7,11 @@ import io
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import lmdb
 from PIL import Image
@@ -35,6 +35,13 @@ from cnclip.printable import printable
 
 OnBytes = Callable[[int, int], None]
 """Called with (bytes read, bytes in all) of the source after each row."""
+
+
+class ScanImages(Protocol):
+    """Reads a file of pictures row by row, from the row after byte `offset` and line `line`."""
+
+    def __call__(self, path: Path, *, offset: int, line: int) -> Iterator[muge.ImageRow | muge.BadRow]: ...
+
 
 _PROGRESS_KEY = b"progress"
 
@@ -64,11 +71,20 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
     """Writes one split's pictures into `work`; answers whether an id is stored. Close it when done.
 
     Opening takes up what a killed build left in `work`, if the source and the rules are still those it was
-    made of, and starts afresh otherwise.
+    made of, and starts afresh otherwise. `scan` reads the source; `name` is what messages call it.
     """
 
-    def __init__(self, source: Path, work: Path, options: BuildOptions, report: SplitReport) -> None:
+    def __init__(
+        self,
+        source: Path,
+        work: Path,
+        options: BuildOptions,
+        report: SplitReport,
+        scan: ScanImages = muge.scan_images,
+        name: str = "",
+    ) -> None:
         self.source, self.work, self.options, self.report = source, work, options, report
+        self._scan, self._name = scan, name or str(source)
         # What decides which rows are kept: a build made under other rules is not taken up.
         self._rules = {
             "schema": SCHEMA_VERSION,
@@ -133,7 +149,7 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
             InputError: with `strict` the first broken row; without any usable picture at all.
         """
         size, line, end = self.source.stat().st_size, self._line, self._offset
-        for row in muge.scan_images(self.source, offset=self._offset, line=self._line):
+        for row in self._scan(self.source, offset=self._offset, line=self._line):
             self.report.images.read += 1
             if (why := self._refusal(row)) is not None:
                 self._drop(why, row)
@@ -148,7 +164,7 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
         self._flush(line, size)
         if not self.report.images.kept:
             first = "".join(f"; first: {line}" for line in self.report.problems[:1])
-            raise InputError(f"{self.source}: no usable picture in {self.report.images.read} rows{first}")
+            raise InputError(f"{self._name}: no usable picture in {self.report.images.read} rows{first}")
         self._finish()
 
     def _refusal(self, row: muge.ImageRow | muge.BadRow) -> str | None:
@@ -162,8 +178,11 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
         return f"field image: {why}" if why else None
 
     def _drop(self, reason: str, row: muge.ImageRow | muge.BadRow) -> None:
-        named = f" (image_id {row.image_id})" if isinstance(row, muge.ImageRow) else ""
-        message = printable(f"{self.source}:{row.line}: {reason}{named}")
+        if isinstance(row, muge.BadRow):
+            message = printable(row.message)
+        else:
+            where = row.where or f"{self.source}:{row.line}"
+            message = printable(f"{where}: {reason} (image_id {row.image_id})")
         if self.options.strict:
             raise InputError(message)
         self.report.images.drop(reason)
@@ -175,6 +194,11 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
             return self._batch[image_id]
         key = picture_key(image_id)
         return next((data for env in self._shards if (data := env.read(key, env.db(IMAGES_DB)))), None)
+
+    def __contains__(self, image_id: str) -> bool:
+        """Whether a picture is stored, or about to be stored, under an id. Reads no picture."""
+        key = picture_key(image_id)
+        return image_id in self._batch or any(env.has(key, env.db(IMAGES_DB)) for env in self._shards)
 
     def _flush(self, line: int, end: int) -> None:
         """Write the batch and how far it reaches, in one transaction."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -26,10 +26,16 @@ Flaw = Literal["broken", "no picture", "mended"]
 """Why a row is dropped, or that some of its pictures are not there and it stays without them."""
 Complain = Callable[[str, Flaw], None]
 """Receives `file:line: why` of each such row. May raise to stop."""
+ScanTexts = Callable[[Path], Iterator[muge.TextRow | muge.BadRow]]
+"""Reads a file of texts row by row."""
 
 
 def collect_texts(
-    source: Path, has_image: Callable[[str], bool], complain: Complain, tally: Tally | None = None
+    source: Path,
+    has_image: Callable[[str], bool],
+    complain: Complain,
+    tally: Tally | None = None,
+    scan: ScanTexts = muge.scan_texts,
 ) -> list[muge.TextRow]:
     """Read, check and merge the texts of a split; `tally` receives the counts.
 
@@ -38,17 +44,18 @@ def collect_texts(
     """
     kept: dict[str, muge.TextRow] = {}
     tally = Tally() if tally is None else tally
-    for row in muge.scan_texts(source):
+    for row in scan(source):
         tally.read += 1
         if isinstance(row, muge.BadRow):
-            complain(row.message, "broken")
+            complain(printable(row.message), "broken")
             tally.drop(row.reason)
             continue
+        where = row.where or f"{source}:{row.line}"
         missing = [image_id for image_id in row.image_ids if not has_image(image_id)]
         if missing:
             flaw: Flaw = "mended" if len(missing) < len(row.image_ids) else "no picture"
             named = ", ".join(missing[:5])
-            complain(printable(f"{source}:{row.line}: field image_ids: no such picture: {named}"), flaw)
+            complain(printable(f"{where}: field image_ids: no such picture: {named}"), flaw)
             tally.note("ids without a picture taken out", len(missing))
         present = [image_id for image_id in row.image_ids if image_id not in set(missing)]
         if missing and not present:
@@ -63,15 +70,20 @@ def collect_texts(
             tally.note("rows merged into an earlier one with the same id and text")
         else:
             reason = "field text_id: used by an earlier row for another text"
-            complain(printable(f"{source}:{row.line}: {reason} (text_id {row.text_id})"), "broken")
+            complain(printable(f"{where}: {reason} (text_id {row.text_id})"), "broken")
             tally.drop(reason)
     return list(kept.values())
 
 
 def write_texts(
-    source: Path, work: Path, options: BuildOptions, report: SplitReport, has_image: Callable[[str], bool]
+    source: Path,
+    work: Path,
+    options: BuildOptions,
+    report: SplitReport,
+    has_image: Callable[[str], bool],
+    scan: ScanTexts = muge.scan_texts,
 ) -> None:
-    """Write `work/pairs` from a texts file; without the file, an empty one.
+    """Write `work/pairs` from a texts file that `scan` reads; without the file, an empty one.
 
     Raises:
         InputError: with `strict`, at the first row that would be dropped or mended.
@@ -82,7 +94,7 @@ def write_texts(
             raise InputError(message)
         report.problem(message)
 
-    texts = collect_texts(source, has_image, complain, report.texts) if source.is_file() else []
+    texts = collect_texts(source, has_image, complain, report.texts, scan) if source.is_file() else []
     report.texts.kept = len(texts)
     report.pairs = sum(len(row.image_ids) for row in texts)
     if unlabelled := sum(not row.image_ids for row in texts):

@@ -26,21 +26,25 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class ImageRow(NamedTuple):
-    """One picture: id, encoded bytes (JPEG, PNG, …), line (from 1) and file offset after it."""
+    """One picture: id, encoded bytes (JPEG, PNG, …), line (from 1) and file offset after it. `where` is what
+    messages call the row if that is not the line of the file that is read."""
 
     image_id: str
     data: bytes
     line: int
     end: int = 0
+    where: str = ""
 
 
 class TextRow(NamedTuple):
-    """One text with the ids of every picture that satisfies it (empty where a split has no labels)."""
+    """One text with the ids of every picture that satisfies it (empty where a split has no labels). `where`
+    as in `ImageRow`."""
 
     text_id: int | str
     text: str
     image_ids: list[str]
     line: int = 0
+    where: str = ""
 
 
 class BadRow(NamedTuple):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TypedDict
+from itertools import islice
+from typing import Literal, TypedDict
 
 import numpy as np
 
 from cnclip.data.dataset import IntArray, Pairs
+from cnclip.data.sources import PairSources
 from cnclip.errors import InputError
+
+SamplerName = Literal["distinct", "shuffle", "sequential", "debias"]
 
 
 class SamplerState(TypedDict):
@@ -36,16 +40,22 @@ class PairBatchSampler:
 
     Args:
         pairs: of the dataset.
-        batch_size: rows per batch; the last one of an epoch may be shorter.
+        batch_size: rows per batch; the last one of an epoch (of a group) may be shorter.
         seed: shuffles, together with the epoch.
         drop_last: leave out a short last batch.
-        avoid_repeats: as above; False gives plain shuffled batches.
+        avoid_repeats: as above; False gives plain batches.
         lookahead: batches of rows in sight.
+        shuffle: False keeps the order of the pairs; with `drop_last` an epoch goes on where the one before
+            ended, so that no pair is left out for good.
+        groups: int64 (n,), the group of each pair, 0, 1, ...; every batch is of one group, and the groups
+            take turns at random, as often as they have batches. What tells two sources apart is then no help
+            in telling two pairs apart (debiased sampling, Cui et al. 2022, "Contrastive Vision-Language
+            Pre-training with Limited Resources", arXiv 2112.09331).
 
-    Iterating yields the rest of the current epoch; the next iteration is the next epoch. `state_dict` can be
-    taken after any batch, and `load_state_dict` continues with exactly the batch that would have come next.
-    Batches fetched ahead of the training step count as handed out, so a loop that prefetches keeps its own
-    `position`.
+    `batches` is a pure function of seed and epoch. Iterating yields the rest of the current epoch; the next
+    iteration is the next epoch. `state_dict` can be taken after any batch, and `load_state_dict` continues
+    with exactly the batch that would have come next. Batches fetched ahead of the training step count as
+    handed out, so a loop that prefetches keeps its own `position`.
     """
 
     def __init__(
@@ -57,26 +67,31 @@ class PairBatchSampler:
         drop_last: bool = False,
         avoid_repeats: bool = True,
         lookahead: int = 16,
+        shuffle: bool = True,
+        groups: IntArray | None = None,
     ) -> None:
         if batch_size < 1 or lookahead < 1:
             raise InputError("batch_size and lookahead must be at least 1")
-        self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
-        self._image, self._text = pairs.image.tolist(), pairs.text.tolist()
-        self._window = batch_size * lookahead if avoid_repeats else 0
+        self.pairs, self.batch_size, self.seed, self.drop_last = pairs, batch_size, seed, drop_last
+        self.avoid_repeats, self.shuffle = avoid_repeats, shuffle
+        self._window = batch_size * lookahead
+        self._groups = np.zeros(len(pairs.image), dtype=np.int64) if groups is None else groups
+        rows = np.bincount(self._groups)
+        self._turns = np.repeat(
+            np.arange(len(rows)), rows // batch_size if drop_last else -(-rows // batch_size)
+        )
         self.epoch = self.position = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
-        rows = len(self._image)
-        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
+        return len(self._turns)
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, start, batches = self.epoch, self.position, len(self)
-        for number, batch in enumerate(self._batches(epoch), start=1):
-            if number > start:
-                last = number == batches
-                self.epoch, self.position = (epoch + 1, 0) if last else (epoch, number)
-                yield batch
+        epoch, start = self.epoch, self.position
+        for number, batch in enumerate(islice(self.batches(epoch), start, None), start=start + 1):
+            last = number == len(self)
+            self.epoch, self.position = (epoch + 1, 0) if last else (epoch, number)
+            yield batch
 
     def state_dict(self) -> SamplerState:
         """What `load_state_dict` needs to go on."""
@@ -86,42 +101,90 @@ class PairBatchSampler:
         """Go on where `state` was taken; the sampler must be over the same pairs and batch size."""
         self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]
 
-    def _batches(self, epoch: int) -> Iterator[list[int]]:
-        order = epoch_order(len(self._image), seed=self.seed, epoch=epoch).tolist()
-        for batch in self._distinct(order) if self._window else self._plain(order):
-            if len(batch) == self.batch_size or not self.drop_last:
-                yield batch
+    def batches(self, epoch: int) -> Iterator[list[int]]:
+        """All batches of one epoch."""
+        order = self._order(epoch)
+        group = self._groups[order]
+        cut = self._distinct if self.avoid_repeats else self._plain
+        streams = [cut(order[group == number]) for number in range(self._groups.max(initial=-1) + 1)]
+        for number in np.random.default_rng([self.seed, epoch, 1]).permutation(self._turns):
+            yield next(streams[number])
 
-    def _plain(self, order: list[int]) -> Iterator[list[int]]:
-        return (order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size))
+    def _order(self, epoch: int) -> IntArray:
+        n = len(self.pairs.image)
+        if self.shuffle:
+            return epoch_order(n, seed=self.seed, epoch=epoch)
+        return np.roll(np.arange(n), -epoch * (n - n % self.batch_size) if self.drop_last else 0)
 
-    def _distinct(self, order: list[int]) -> Iterator[list[int]]:
-        stream, waiting = iter(order), deque[int]()
+    def _plain(self, order: IntArray) -> Iterator[list[int]]:
+        size = self.batch_size
+        return (order[start : start + size].tolist() for start in range(0, len(order), size))
+
+    def _distinct(self, order: IntArray) -> Iterator[list[int]]:
+        stream = self._described(order)
+        waiting = deque[tuple[int, int, int]]()
         while True:
-            for row in stream:
-                waiting.append(row)
-                if len(waiting) >= self._window:
-                    break
+            waiting.extend(islice(stream, self._window - len(waiting)))
             if not waiting:
                 return
             batch, passed = self._pick(waiting)
-            waiting = deque(passed)
+            waiting.extendleft(reversed(passed))
             while waiting and len(batch) < self.batch_size:
-                batch.append(waiting.popleft())
+                batch.append(waiting.popleft()[0])
             yield batch
 
-    def _pick(self, waiting: deque[int]) -> tuple[list[int], list[int]]:
-        """Split the rows in sight into a batch without repeats and the rest, both in order."""
+    def _described(self, order: IntArray) -> Iterator[tuple[int, int, int]]:
+        """(pair, picture, text), a window at a time: millions of Python numbers at once would fill memory."""
+        for start in range(0, len(order), self._window):
+            rows = order[start : start + self._window]
+            columns = (rows, self.pairs.image[rows], self.pairs.text[rows])
+            yield from zip(*(column.tolist() for column in columns), strict=True)
+
+    def _pick(self, waiting: deque[tuple[int, int, int]]) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """Take a batch without repeats from the front of `waiting`; also returns the rows passed over."""
         images: set[int] = set()
         texts: set[int] = set()
         batch: list[int] = []
-        passed: list[int] = []
-        for row in waiting:
-            image, text = self._image[row], self._text[row]
-            if len(batch) == self.batch_size or image in images or text in texts:
-                passed.append(row)
+        passed: list[tuple[int, int, int]] = []
+        while waiting and len(batch) < self.batch_size:
+            row, image, text = described = waiting.popleft()
+            if image in images or text in texts:
+                passed.append(described)
             else:
                 batch.append(row)
                 images.add(image)
                 texts.add(text)
         return batch, passed
+
+
+def training_sampler(
+    name: SamplerName, sources: PairSources, batch_size: int, *, seed: int
+) -> PairBatchSampler:
+    """The global batches of a training run, all of one size.
+
+    "distinct" avoids repeated pictures and texts, "shuffle" does not, "sequential" keeps the order of the
+    files, "debias" is "distinct" with one source for each batch.
+
+    Raises:
+        InputError: fewer pairs than a batch takes, altogether or, for "debias", in one source.
+    """
+    few = f"fewer than the batch size {batch_size}"
+    if name == "debias":
+        for dataset in sources.datasets:
+            if len(dataset) < batch_size:
+                raise InputError(
+                    f"{dataset.path}: {len(dataset)} pairs, {few}, and sampler debias takes every batch from "
+                    "one source"
+                )
+    elif len(sources) < batch_size:
+        paths = ", ".join(str(dataset.path) for dataset in sources.datasets)
+        raise InputError(f"{paths}: {len(sources)} pairs, {few}")
+    return PairBatchSampler(
+        sources.pairs,
+        batch_size,
+        seed=seed,
+        drop_last=True,
+        avoid_repeats=name in ("distinct", "debias"),
+        shuffle=name != "sequential",
+        groups=sources.source if name == "debias" else None,
+    )

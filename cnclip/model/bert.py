@@ -5,8 +5,10 @@ Source of the architecture: Devlin et al. 2019; of the names and the pooling: Ch
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cnclip.model.config import TextConfig
 from cnclip.text import PAD_ID
@@ -102,18 +104,26 @@ class BertLayer(nn.Module):
 class BertEncoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
+        self.grad_checkpointing = False
         self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.text_num_hidden_layers))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         for layer in self.layer:
-            x = layer(x, mask)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, mask, use_reentrant=False)
+            else:
+                x = layer(x, mask)
         return x
 
 
 class Bert(nn.Module):
     """Token ids to one vector per text.
 
-    Args (forward): ids int64 (B, L), zero = padding, L <= text_max_position_embeddings.
+    Args (forward):
+        ids: int64 (B, L), zero = padding, L <= text_max_position_embeddings.
+        mix: (partner int64 (B,), share): each text is embedded as share x itself + (1 - share) x its partner
+            row, token by token (mixup on the word embeddings; training only).
+
     Returns: (B, text_hidden_size): the [CLS] state, or the mean over the text's tokens.
     """
 
@@ -128,10 +138,14 @@ class Bert(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, mix: tuple[Tensor, float] | None = None) -> Tensor:
         present = ids.ne(PAD_ID)  # (B, L)
-        mask = present[:, None, None, :]
-        states: Tensor = self.encoder(self.embeddings(ids), mask)  # (B, L, W)
+        x = self.embeddings(ids)  # (B, L, W)
+        if mix is not None:
+            partner, share = mix
+            x = share * x + (1 - share) * x[partner]
+            present = present | present[partner]
+        states: Tensor = self.encoder(x, present[:, None, None, :])  # (B, L, W)
         if self.config.text_pooling == "cls":
             return states[:, 0]
         weights = present[:, :, None].to(states.dtype)

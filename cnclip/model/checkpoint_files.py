@@ -23,6 +23,7 @@ from cnclip.model.config import ModelConfig
 SCHEMA = 1  # of the "cnclip" entry in safetensors metadata and .pt files
 METADATA_KEY = "cnclip"
 _LEGACY_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+DUAL_ENCODER = "vision-text-dual-encoder"  # transformers' VisionTextDualEncoder
 _HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -101,7 +102,10 @@ def torch_load(path: Path) -> Any:
     except Exception as error:
         # torch reports damage through many types (RuntimeError, EOFError, KeyError, struct.error, ...).
         if "TorchScript" in str(error):
-            raise WeightsError(f"{path}: a TorchScript archive, not a checkpoint of weights") from error
+            raise WeightsError(
+                f"{path}: a TorchScript archive, which cannot be read without running code in it; "
+                f"use the same model as a Hugging Face folder, or its state_dict saved as .pt"
+            ) from error
         raise WeightsError(
             f"{path}: truncated or damaged ({_brief(error)}); download or copy it again"
         ) from error
@@ -174,17 +178,34 @@ def _read_config(values: Any, source: str) -> ModelConfig:
 
 
 def _read_folder(folder: Path) -> RawCheckpoint:
-    tensors = _read_folder_tensors(folder)
-    config = _read_json(folder / "config.json")
-    if config.get("model_type") not in (None, "chinese_clip"):
-        raise WeightsError(f"{folder}/config.json: model_type {config['model_type']!r} is not 'chinese_clip'")
-    preprocessor = folder / "preprocessor_config.json"
-    return RawCheckpoint(
-        tensors,
-        "huggingface",
-        hf_config=config,
-        hf_preprocessor=_read_json(preprocessor) if preprocessor.exists() else None,
-    )
+    tensors = read_tensors(folder)
+    config = read_json(folder / "config.json")
+    kind = config.get("model_type")
+    if kind not in (None, "chinese_clip", DUAL_ENCODER):
+        raise WeightsError(
+            f"{folder}/config.json: model_type {kind!r} is not 'chinese_clip' or '{DUAL_ENCODER}'; "
+            f"one tower alone is given as hf:{folder}"
+        )
+    source_format = DUAL_ENCODER if kind == DUAL_ENCODER else "huggingface"
+    return RawCheckpoint(tensors, source_format, hf_config=config, hf_preprocessor=read_preprocessor(folder))
+
+
+def read_preprocessor(folder: Path) -> dict[str, Any] | None:
+    """How a Hugging Face folder prepares pictures, as it says itself; None if it does not."""
+    if (folder / "preprocessor_config.json").exists():
+        return read_json(folder / "preprocessor_config.json")
+    if (folder / "processor_config.json").exists():  # where newer transformers keep it
+        values = read_json(folder / "processor_config.json").get("image_processor")
+        return values if isinstance(values, dict) else None
+    return None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint or of a Hugging Face folder of any kind, by the file's own names.
+
+    Raises: WeightsError, see `read_checkpoint`.
+    """
+    return _read_folder_tensors(path) if path.is_dir() else read_checkpoint(path).tensors
 
 
 def _read_folder_tensors(folder: Path) -> dict[str, Tensor]:
@@ -200,7 +221,7 @@ def _read_folder_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise WeightsError(f"{index}: field 'weight_map' is missing")
     tensors: dict[str, Tensor] = {}
@@ -211,7 +232,8 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a Hugging Face folder. Raises: WeightsError naming the path."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

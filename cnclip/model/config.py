@@ -12,6 +12,8 @@ from cnclip.image import PreprocessConfig
 
 CONFIG_DIR = Path(__file__).parent.parent / "configs"
 LITE_VISION, LITE_TEXT = "EfficientNet-Lite0", "RBT-tiny-chinese"
+# Fields that only towers of transformers use; left out of files where they have these values.
+_HF_DEFAULTS = {"hf_config": "", "hf_pooling": "", "hf_tokenizer": "", "text_tower": "bert"}
 
 
 def _is_count(value: object) -> bool:
@@ -32,7 +34,8 @@ def _positive_ints(config: object, *names: str) -> None:
 class VisionConfig:
     """Image tower. `vision_layers` is a depth for ViT, four stage depths for ResNet, unused by EfficientNet.
 
-    tower: "vit" | "resnet" | "efficientnet".
+    tower: "vit" | "resnet" | "efficientnet" | "hf". Of "hf" only (see cnclip.model.hf_tower): hf_config, the
+    tower's transformers configuration as JSON text; hf_pooling, "cls" or "pooler".
     """
 
     embed_dim: int
@@ -44,6 +47,8 @@ class VisionConfig:
     tower: str = "vit"
     width_multiplier: float = 1.0
     depth_multiplier: float = 1.0
+    hf_config: str = ""
+    hf_pooling: str = ""
 
     def __post_init__(self) -> None:
         layers = self.vision_layers if isinstance(self.vision_layers, tuple) else (self.vision_layers,)
@@ -59,7 +64,11 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """BERT text tower. `text_pooling`: "cls" as in Chinese-CLIP, or "mean" over the tokens of the text."""
+    """Text tower. `text_pooling`: "cls" as in Chinese-CLIP, or "mean" over the tokens of the text.
+
+    text_tower: "bert" | "hf". Of "hf" only (see cnclip.model.hf_tower): hf_config, the tower's transformers
+    configuration as JSON text; hf_tokenizer, the content of its tokenizer.json; text_pooling "pooler".
+    """
 
     vocab_size: int = 21128
     text_attention_probs_dropout_prob: float = 0.1
@@ -73,6 +82,9 @@ class TextConfig:
     text_num_hidden_layers: int = 12
     text_type_vocab_size: int = 2
     text_pooling: str = "cls"
+    text_tower: str = "bert"
+    hf_config: str = ""
+    hf_tokenizer: str = ""
 
     def __post_init__(self) -> None:
         sizes = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads")
@@ -87,7 +99,10 @@ class TextConfig:
                 )
         if self.text_hidden_act != "gelu":
             raise InputError(f"text_hidden_act must be 'gelu', not {self.text_hidden_act!r}")
-        if self.text_pooling not in ("cls", "mean"):
+        if self.text_tower not in ("bert", "hf"):
+            raise InputError(f"text_tower must be 'bert' or 'hf', not {self.text_tower!r}")
+        known = ("cls", "mean") if self.text_tower == "bert" else ("cls", "mean", "pooler")
+        if self.text_pooling not in known:
             raise InputError(f"text_pooling must be 'cls' or 'mean', not {self.text_pooling!r}")
 
 
@@ -106,8 +121,16 @@ class ModelConfig:
     def name(self) -> str:
         return f"{self.vision_name}@{self.text_name}"
 
+    @property
+    def uses_transformers(self) -> bool:
+        """Whether a tower is one of transformers' (cnclip.model.hf_tower)."""
+        return self.vision.tower == "hf" or self.text.text_tower == "hf"
+
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        for tower in ("vision", "text"):
+            values[tower] = {k: v for k, v in values[tower].items() if (k, v) not in _HF_DEFAULTS.items()}
+        return {**values, "preprocess": self.preprocess.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], *, source: str = "config") -> ModelConfig:

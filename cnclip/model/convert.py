@@ -13,8 +13,8 @@ from cnclip.errors import InputError
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.fingerprint import fingerprint
 from cnclip.model.save import save_hf, save_pt, save_safetensors
+from cnclip.model.tokens import tokenizer_of
 from cnclip.model.weights import LoadedWeights, build_model, load_checkpoint
-from cnclip.text import tokenize
 
 _PROBE_TEXTS = ("红色连衣裙", "一只在雪地里奔跑的狗", 'Apple "iPhone" 手机壳')
 _PROBE_IMAGES = 2
@@ -95,5 +95,6 @@ def _probe(model: DualEncoder) -> tuple[Tensor, Tensor]:
     """Embeddings of fixed noise pictures (B, D) and fixed texts (T, D)."""
     side = model.config.vision.image_resolution
     images = torch.randn(_PROBE_IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0))
-    ids = torch.from_numpy(tokenize(_PROBE_TEXTS, model.config.context_length))
+    length = min(model.config.context_length, model.config.text.text_max_position_embeddings)
+    ids = torch.from_numpy(tokenizer_of(model.config)(_PROBE_TEXTS, length))
     return model.encode_image(images), model.encode_text(ids)

@@ -32,6 +32,18 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device("cpu")
 
 
+def local_device(name: str | None, local_rank: int) -> torch.device:
+    """The device of one of several processes on a machine: its own accelerator, in turn, or the CPU."""
+    device = pick_device(name)
+    if device.type == "cpu" or device.index is not None:
+        return device
+    count = torch.accelerator.device_count()
+    if local_rank >= count:
+        raise InputError(f"process {local_rank} of this machine has no device of its own: {count} are here")
+    torch.accelerator.set_device_index(local_rank)
+    return torch.device(device.type, local_rank)
+
+
 @functools.cache
 def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX, Arm BF16)."""

@@ -20,7 +20,7 @@ from cnclip.image import ImageInput, PreprocessConfig, decode_image, resize_pixe
 from cnclip.model.batching import length_sorted_batches, text_lengths
 from cnclip.model.device import pick_device, pick_dtype
 from cnclip.model.dual_encoder import DualEncoder
-from cnclip.text import tokenize
+from cnclip.model.tokens import tokenizer_of
 
 Float32 = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -31,14 +31,21 @@ class Encoder:
     """Texts and pictures to unit-length float32 vectors of one space. Safe to call from several threads."""
 
     def __init__(
-        self, model: DualEncoder, *, name: str, fingerprint: str, autocast: torch.dtype | None = None
+        self,
+        model: DualEncoder,
+        *,
+        name: str,
+        fingerprint: str,
+        autocast: torch.dtype | None = None,
+        training: bool = False,
     ) -> None:
         self.model = model
         self.name = name
         self.fingerprint = fingerprint
-        self._autocast = autocast
+        self._autocast, self._training = autocast, training
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
+        self._tokenize = tokenizer_of(model.config)
         preprocess = self.preprocess
         # (value / 255 - mean) / std as one multiply-add on 0..255
         std = torch.tensor(preprocess.std).view(1, 3, 1, 1) * 255.0
@@ -66,7 +73,8 @@ class Encoder:
     @classmethod
     def of_training_model(cls, model: DualEncoder, *, name: str = "training", bf16: bool = False) -> Encoder:
         """Wrap a live model for evaluation: weights are shared, nothing is folded or cast."""
-        return cls(model, name=name, fingerprint="", autocast=torch.bfloat16 if bf16 else None)
+        autocast = torch.bfloat16 if bf16 else None
+        return cls(model, name=name, fingerprint="", autocast=autocast, training=True)
 
     def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Float32:
         """Embed texts. Returns float32 (n, dim), unit length, in the order given."""
@@ -75,7 +83,7 @@ class Encoder:
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         if not len(texts):
             return out
-        ids = tokenize(texts, self.context_length)
+        ids = self._tokenize(texts, self.context_length)
         lengths = text_lengths(ids)
         with self._inference():
             for rows in length_sorted_batches(lengths, batch_size=batch_size):
@@ -143,8 +151,8 @@ class Encoder:
 
     def prepare_image(self, image: ImageInput, *, name: str | None = None) -> Pixels:
         """Decode and resize one picture: uint8 (size, size, 3). CPU-bound; Pillow releases the GIL."""
-        size = self.preprocess.size
-        return resize_pixels(decode_image(image, name=name, min_side=size), self.preprocess)
+        picture = decode_image(image, name=name, min_side=self.preprocess.min_side)
+        return resize_pixels(picture, self.preprocess)
 
     def encode_pixels(self, pixels: Pixels) -> Float32:
         """Embed prepared pictures, uint8 (n, size, size, 3). Returns float32 (n, dim), unit length."""
@@ -161,15 +169,18 @@ class Encoder:
         return torch.addcmul(self._shift, raw.float(), self._scale).to(self.dtype)
 
     def _inference(self) -> _Inference:
-        return _Inference(self.model, self.device, self._autocast)
+        return _Inference(self.model, self.device, self._autocast, self._training)
 
 
 class _Inference:
     """Evaluation mode without gradients; restores the model's mode."""
 
-    def __init__(self, model: nn.Module, device: torch.device, autocast: torch.dtype | None) -> None:
+    def __init__(
+        self, model: nn.Module, device: torch.device, autocast: torch.dtype | None, training: bool
+    ) -> None:
         self._model, self._was_training = model, model.training
-        self._no_grad = torch.inference_mode()
+        # What a model makes for itself under inference_mode (shards put together), training could not use.
+        self._no_grad = torch.no_grad() if training else torch.inference_mode()
         self._cast = torch.autocast(device.type, dtype=autocast) if autocast else nullcontext()
 
     def __enter__(self) -> None:
@@ -206,7 +217,7 @@ def load(name_or_path: str | Path = "lite", device: str | None = None, dtype: st
 
     Args:
         name_or_path: "lite" (in the package), a downloaded model's name, a Chinese-CLIP `.pt`, a Hugging Face
-            ChineseCLIP folder, or a safetensors file of ours.
+            folder (ChineseCLIP, VisionTextDualEncoder), or a safetensors file of ours.
         device: as torch names it; by default the accelerator if there is one.
         dtype: "float32" | "bfloat16" | "float16"; by default bfloat16 where the hardware has it.
 
@@ -222,7 +233,8 @@ def load(name_or_path: str | Path = "lite", device: str | None = None, dtype: st
     loaded = load_checkpoint(find_weights(str(name_or_path)))
     identity = fingerprint(loaded.state_dict, loaded.config)
     model = build_model(loaded).requires_grad_(False)
-    fold_batch_norm(model.visual)
+    if loaded.config.vision.tower != "hf":
+        fold_batch_norm(model.visual)
     logit_scale = model.logit_scale.detach().clone()
     model = model.to(device=target, dtype=compute)
     model.logit_scale.data = logit_scale.float().to(target)  # in bfloat16 a scale of 100 would read 98.9

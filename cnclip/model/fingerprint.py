@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from cnclip.model.config import ModelConfig
+from cnclip.model.hf_tower import to_stored
 
 _SCHEMA = "cnclip-fingerprint-1"
 # Settings that change an embedding though no tensor shows them; names, dropout and initialisation do not.
 _VISION_FIELDS = ("tower", "image_resolution", "vision_patch_size", "vision_head_width")
 _TEXT_FIELDS = ("text_hidden_act", "text_num_attention_heads", "text_pooling")
+_HF_FIELDS = {"vision": ("hf_config", "hf_pooling"), "text": ("hf_config", "hf_tokenizer")}
 
 
 def fingerprint(state_dict: Mapping[str, Tensor], config: ModelConfig) -> str:
@@ -36,6 +38,7 @@ def fingerprint(state_dict: Mapping[str, Tensor], config: ModelConfig) -> str:
 
     Returns: 64 hexadecimal digits.
     """
+    state_dict = to_stored(config, state_dict)  # the same in every version of transformers
     header = json.dumps(_settings(config), sort_keys=True, separators=(",", ":"))
     names = sorted(name for name, tensor in state_dict.items() if tensor.is_floating_point())
     whole = hashlib.sha256(header.encode())
@@ -48,10 +51,14 @@ def fingerprint(state_dict: Mapping[str, Tensor], config: ModelConfig) -> str:
 
 def _settings(config: ModelConfig) -> dict[str, Any]:
     values = config.to_dict()
+    hf = {
+        tower: {name: values[tower][name] for name in names if name in values[tower]}
+        for tower, names in _HF_FIELDS.items()
+    }
     return {
         "schema": _SCHEMA,
-        "vision": {name: values["vision"][name] for name in _VISION_FIELDS},
-        "text": {name: values["text"][name] for name in _TEXT_FIELDS},
+        "vision": {name: values["vision"][name] for name in _VISION_FIELDS} | hf["vision"],
+        "text": {name: values["text"][name] for name in _TEXT_FIELDS} | hf["text"],
         "preprocess": values["preprocess"],
         "context_length": config.context_length,
     }

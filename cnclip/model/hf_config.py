@@ -53,15 +53,15 @@ def preprocess_from_hf(values: Mapping[str, Any], resolution: int, source: str) 
 
     Raises: WeightsError naming the field that is unknown or misshapen.
     """
-    size = values.get("size")
-    shortest_edge = isinstance(size, dict) and "shortest_edge" in size
-    mode: ResizeMode = "crop" if shortest_edge or values.get("do_center_crop", False) else "squash"
     resample = values.get("resample", 3)
     if not isinstance(resample, int) or resample not in _RESAMPLE:
         raise WeightsError(
             f"{source}: resample {resample!r} is not supported, only 2 (bilinear) and 3 (bicubic)"
         )
     defaults = PreprocessConfig().to_dict()
+    if values.get("do_normalize") is False:
+        values = {**values, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    mode, crop_ratio = _resizing(values, source)
     try:
         mean, std = (
             [float(v) for v in values.get(f"image_{name}", defaults[name])] for name in ("mean", "std")
@@ -75,6 +75,7 @@ def preprocess_from_hf(values: Mapping[str, Any], resolution: int, source: str) 
                 "std": std,
                 "resize_mode": mode,
                 "interpolation": _RESAMPLE[resample],
+                "crop_ratio": crop_ratio,
             }
         )
     except (TypeError, ValueError) as error:
@@ -83,10 +84,37 @@ def preprocess_from_hf(values: Mapping[str, Any], resolution: int, source: str) 
         raise WeightsError(f"{source}: {error}") from error
 
 
+def _resizing(values: Mapping[str, Any], source: str) -> tuple[ResizeMode, float]:
+    """Resize mode and crop ratio, by the rules of transformers' image processors."""
+    size, crops = values.get("size"), bool(values.get("do_center_crop", False))
+    kind = str(values.get("image_processor_type") or values.get("feature_extractor_type") or "CLIP")
+    by_short_side = "shortest_edge" in size if isinstance(size, dict) else crops and "CLIP" in kind
+    target = _side(size, "size", source)
+    ratio = 1.0
+    if crops and target and (kept := _side(values.get("crop_size"), "crop_size", source)):
+        ratio = min(1.0, kept / target)
+    if "ConvNext" in kind and target:  # enlarges the target by a share instead, below 384 pixels
+        by_short_side = target < 384
+        ratio = float(values.get("crop_pct") or 224 / 256) if by_short_side else 1.0
+    return ("crop" if by_short_side else "squash"), ratio
+
+
+def _side(size: Any, field: str, source: str) -> int | None:
+    """One side in pixels of a size in any spelling: a number, {"shortest_edge"} or a square."""
+    if isinstance(size, dict):
+        sides = {size[name] for name in ("shortest_edge", "height", "width") if name in size}
+        if len(sides) != 1:
+            raise WeightsError(f"{source}: {field} {size!r} is not supported, only a square or shortest_edge")
+        size = sides.pop()
+    if size is not None and (type(size) is not int or size < 1):
+        raise WeightsError(f"{source}: {field} {size!r} is not a number of pixels")
+    return size
+
+
 def hf_config(config: ModelConfig) -> dict[str, Any]:
     """config.json for transformers' ChineseCLIPModel. Raises InputError for what it cannot express."""
     vision, text = config.vision, config.text
-    if vision.tower != "vit" or text.text_pooling != "cls":
+    if vision.tower != "vit" or text.text_pooling != "cls" or config.uses_transformers:
         raise InputError(
             f"{config.name}: a Hugging Face ChineseCLIP folder holds ViT towers with [CLS] pooling only"
         )
@@ -127,20 +155,23 @@ def hf_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def hf_preprocessor(config: PreprocessConfig) -> dict[str, Any]:
-    """preprocessor_config.json. Raises InputError for padding, which it cannot express."""
+def hf_preprocessor(config: PreprocessConfig, family: str) -> dict[str, Any]:
+    """preprocessor_config.json for the processor of `family`: "CLIP" or "ChineseCLIP".
+
+    Raises InputError for padding, which it cannot express.
+    """
     if config.resize_mode == "pad":
         raise InputError("preprocess: resize_mode 'pad' cannot be written to a Hugging Face folder")
-    crop = config.resize_mode == "crop"
-    square = {"height": config.size, "width": config.size}
+    target = round(config.size / config.crop_ratio)
+    square = config.resize_mode == "squash"
     return {
-        "feature_extractor_type": "ChineseCLIPFeatureExtractor",
-        "image_processor_type": "ChineseCLIPImageProcessor",
+        "feature_extractor_type": f"{family}FeatureExtractor",
+        "image_processor_type": f"{family}ImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": config.size} if crop else square,
+        "size": {"height": target, "width": target} if square else {"shortest_edge": target},
         "resample": next(number for number, name in _RESAMPLE.items() if name == config.interpolation),
-        "do_center_crop": crop,
-        "crop_size": square,
+        "do_center_crop": not square or target != config.size,
+        "crop_size": {"height": config.size, "width": config.size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

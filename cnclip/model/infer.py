@@ -139,6 +139,8 @@ def _named_vision(name: str) -> VisionConfig:
 
 
 def _vision_key(config: VisionConfig) -> tuple[object, ...]:
+    if config.tower == "hf":
+        return (config.tower, config.embed_dim, config.hf_config, config.hf_pooling)
     if config.tower == "efficientnet":
         return (config.tower, config.embed_dim, config.width_multiplier, config.depth_multiplier)
     return (
@@ -150,7 +152,9 @@ def _vision_key(config: VisionConfig) -> tuple[object, ...]:
     )
 
 
-def _text_key(config: TextConfig) -> tuple[int, ...]:
+def _text_key(config: TextConfig) -> tuple[object, ...]:
+    if config.text_tower == "hf":
+        return (config.text_tower, config.hf_config, config.text_pooling, config.hf_tokenizer)
     return (
         config.vocab_size,
         config.text_hidden_size,

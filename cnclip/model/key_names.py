@@ -6,7 +6,7 @@ The one form is Chinese-CLIP's own (`visual.*`, `bert.*`, `text_projection`, `lo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -60,6 +60,29 @@ def canonical(tensors: Mapping[str, Tensor], source: str) -> tuple[dict[str, Ten
     if any(name.startswith(("vision_model.", "text_model.")) for name in plain):
         return _from_hf(plain, source), tuple(dropped)
     return _unpack_flash(plain, source), tuple(dropped)
+
+
+def tower_names(
+    tensors: Mapping[str, Tensor], wanted: Collection[str], prefixes: Sequence[str]
+) -> dict[str, Tensor]:
+    """The tensors of one tower out of a file that may hold more (heads of pretraining, another tower).
+
+    Args:
+        wanted: the tower's own names.
+        prefixes: under which a file may keep it; the one that fits most is taken.
+
+    Returns: by the tower's names, all that belongs to one of its parts, also what is not wanted.
+    """
+    plain = {_old_layer_norm(name): tensor for name, tensor in tensors.items()}
+    prefix = max(prefixes, key=lambda p: sum(p + name in plain for name in wanted))
+    parts = {name.partition(".")[0] for name in wanted}
+    own = {name[len(prefix) :]: tensor for name, tensor in plain.items() if name.startswith(prefix)}
+    return {name: tensor for name, tensor in own.items() if name.partition(".")[0] in parts}
+
+
+def _old_layer_norm(name: str) -> str:
+    """BERT's first files call the weights of LayerNorm as TensorFlow does."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _unpack_flash(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

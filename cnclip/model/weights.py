@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnclip.errors import InputError, WeightsError
-from cnclip.model.checkpoint_files import RawCheckpoint, read_checkpoint
-from cnclip.model.config import ModelConfig
+from cnclip.model.checkpoint_files import DUAL_ENCODER, RawCheckpoint, read_checkpoint
+from cnclip.model.config import ModelConfig, VisionConfig
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.hf_config import apply_hf_config, preprocess_from_hf
+from cnclip.model.hf_tower import from_stored
 from cnclip.model.infer import infer_config, same_architecture
 from cnclip.model.key_names import canonical
 
 __all__ = [
     "LoadedWeights",
     "build_model",
+    "check_weights",
     "infer_config",
     "load_checkpoint",
     "load_model",
@@ -38,7 +40,8 @@ class LoadedWeights:
     """Weights that are complete and fit `config`.
 
     state_dict: Chinese-CLIP's names, dtypes as stored, maybe mapped from the file (do not write to them).
-    source_format: "pt" | "safetensors" | "huggingface". info: epoch, step, name of a .pt.
+    source_format: "pt" | "safetensors" | "huggingface" | "vision-text-dual-encoder".
+    info: epoch, step, name of a .pt.
     dropped: names left out on purpose (BERT's pooler, index buffers).
     """
 
@@ -53,7 +56,9 @@ class LoadedWeights:
 def load_checkpoint(
     path: str | Path, *, config: ModelConfig | None = None, resolution: int | None = None
 ) -> LoadedWeights:
-    """Read a Chinese-CLIP .pt, a Hugging Face ChineseCLIP folder or our safetensors, and check every weight.
+    """Read a Chinese-CLIP .pt, a Hugging Face folder or our safetensors, and check every weight.
+
+    Folders: ChineseCLIP, and VisionTextDualEncoder (needs transformers, as every model with hf: towers does).
 
     Args:
         config: what the caller expects; the file must fit it up to the resolution, to which positional
@@ -67,8 +72,16 @@ def load_checkpoint(
         raw = read_checkpoint(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
-    state, dropped = canonical(raw.tensors, str(path))
-    found = _recognise(raw, state, str(path))
+    if raw.source_format == DUAL_ENCODER:
+        from cnclip.model.dual_folder import from_dual_encoder
+
+        state, found = from_dual_encoder(path, raw)
+        dropped: tuple[str, ...] = ()
+    else:
+        state, dropped = canonical(raw.tensors, str(path))
+        if raw.config is not None:
+            state = from_stored(raw.config, state)
+        found = _recognise(raw, state, str(path))
     if config is not None:
         if not same_architecture(config, found):
             raise WeightsError(
@@ -86,7 +99,8 @@ def build_model(
     loaded: LoadedWeights, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> DualEncoder:
     """A model with a copy of the weights, in evaluation mode. The logit scale stays float32."""
-    with torch.device("meta"):
+    # A tower of transformers makes some buffers itself, which no file holds.
+    with torch.device(device if loaded.config.uses_transformers else "meta"):
         model = DualEncoder(loaded.config)
     state = {
         name: tensor.to(device, _dtype_for(name, tensor, dtype), copy=True)
@@ -110,6 +124,13 @@ def load_model(
     )
 
 
+def fit_positions(state: dict[str, Tensor], config: VisionConfig) -> None:
+    """Interpolate the positional embeddings in `state` (names of a whole model) to the picture size."""
+    name, step = _POSITIONS.get(config.tower), config.vision_patch_size or _RESNET_STRIDE
+    if name is not None and name in state:
+        state[name] = resize_positions(state[name], config.image_resolution // step)
+
+
 def resize_positions(positions: Tensor, grid: int) -> Tensor:
     """Interpolate positional embeddings (1 + g*g, W) to (1 + grid*grid, W); the first row stays.
 
@@ -125,6 +146,8 @@ def resize_positions(positions: Tensor, grid: int) -> Tensor:
 
 
 def _recognise(raw: RawCheckpoint, state: Mapping[str, Tensor], source: str) -> ModelConfig:
+    if raw.config is not None and raw.config.uses_transformers:
+        return raw.config  # states its architecture in full
     shown = infer_config(state, source)
     if raw.config is not None:
         stated = raw.config
@@ -154,26 +177,39 @@ def _at_resolution(
     config: ModelConfig, resolution: int, state: dict[str, Tensor], source: str
 ) -> ModelConfig:
     vision = config.vision
+    if vision.tower == "hf":
+        raise WeightsError(f"{source}: the resolution of an hf: image tower cannot be changed")
     step = vision.vision_patch_size if vision.tower == "vit" else _RESNET_STRIDE
     if step is None or resolution < step or (resolution % step and vision.tower in _POSITIONS):
         raise WeightsError(f"{source}: resolution {resolution} is not a multiple of {step} pixels")
-    if (name := _POSITIONS.get(vision.tower)) is not None:
-        state[name] = resize_positions(state[name], resolution // step)
     try:
         preprocess = replace(config.preprocess, size=resolution)
     except InputError as error:
         raise WeightsError(f"{source}: {error}") from error
-    return replace(config, vision=replace(vision, image_resolution=resolution), preprocess=preprocess)
+    vision = replace(vision, image_resolution=resolution)
+    fit_positions(state, vision)
+    return replace(config, vision=vision, preprocess=preprocess)
 
 
 def _check(state: dict[str, Tensor], config: ModelConfig, source: str) -> None:
-    """Every weight there, none too many, each of the right shape, floating and finite."""
     text, vision = config.text, config.vision
     vision_width = vision.vision_width * (_RESNET_STRIDE if vision.tower == "resnet" else 1)
     if text.text_hidden_size % text.text_num_attention_heads or vision_width % vision.vision_head_width:
         raise WeightsError(f"{source}: heads of its configuration do not divide the width")
     with torch.device("meta"):
         expected = DualEncoder(config).state_dict()
+    check_weights(state, expected, config.name, source)
+
+
+def check_weights(state: dict[str, Tensor], expected: Mapping[str, Tensor], what: str, source: str) -> None:
+    """Every expected weight there, none too many, each of the right shape, floating and finite.
+
+    Args:
+        state: by the names of `expected`; BatchNorm's batch counters are added where they lack.
+        what: has these weights, for the message.
+
+    Raises: WeightsError, one line with the first few weights of each problem.
+    """
     for name, tensor in expected.items():
         if name.endswith(".num_batches_tracked"):  # old checkpoints lack it, and inference never reads it
             state.setdefault(name, torch.zeros((), dtype=tensor.dtype))
@@ -200,7 +236,7 @@ def _check(state: dict[str, Tensor], config: ModelConfig, source: str) -> None:
             if "not finite" in parts[-1]
             else "check that it is whole and unchanged"
         )
-        raise WeightsError(f"{source}: does not fit {config.name}: weights {'; '.join(parts)}; {advice}")
+        raise WeightsError(f"{source}: does not fit {what}: weights {'; '.join(parts)}; {advice}")
 
 
 def _first(names: list[str]) -> str:

@@ -1,10 +1,15 @@
-"""Batches of (picture, text) pairs for contrastive training."""
+"""Batches of (picture, text) pairs for contrastive training, the same for every process that asks."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from itertools import islice, tee
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,131 +17,226 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cnclip.data.augment import augment
-from cnclip.data.dataset import PairDataset
-from cnclip.data.sampler import PairBatchSampler
-from cnclip.errors import ImageError, InputError
+from cnclip.data.augment import augment, random_erase
+from cnclip.data.auto_augment import auto_augment
+from cnclip.data.dataset import IntArray, PairDataset
+from cnclip.data.sampler import SamplerName, training_sampler
+from cnclip.data.sources import PairSources
+from cnclip.errors import InputError
 from cnclip.image import PreprocessConfig, decode_image, resize_pixels
-from cnclip.text import normalize, tokenize
-from cnclip.training.step import Batch
+from cnclip.text import tokenize
 
 logger = logging.getLogger(__name__)
 
-Pixels = npt.NDArray[np.uint8]
+Augmentation = Literal["light", "auto"]
+Tokenize = Callable[[Sequence[str], int], IntArray]
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-class _PairPixels(Dataset[tuple[Pixels | ImageError, int]]):
-    """Decoded pictures of pairs, or why not. Item key: (pair index, seed of its augmentation)."""
+class _Key(NamedTuple):
+    """Pairs to decode together, and the epoch, which decides how they are augmented."""
 
-    def __init__(self, dataset: PairDataset, preprocess: PreprocessConfig, use_augment: bool) -> None:
-        self.dataset, self.preprocess, self.use_augment = dataset, preprocess, use_augment
+    epoch: int
+    pairs: IntArray
 
-    def __len__(self) -> int:
-        return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Pixels | ImageError, int]:
-        pair, seed = key
-        image_id = self.dataset.image_ids[int(self.dataset.pairs.image[pair])]
-        data, size = self.dataset.image_bytes(image_id), self.preprocess.size
-        try:
-            image = decode_image(data, name=f"{self.dataset.path}: picture {image_id}", min_side=size)
-        except ImageError as error:
-            return error, pair
-        if self.use_augment:
-            return augment(image, np.random.default_rng((seed, pair)), size), pair
-        return resize_pixels(image, self.preprocess), pair
+class _Decoded(NamedTuple):
+    image: Tensor  # uint8 (n, R, R, 3)
+    valid: Tensor  # bool (n,)
+    problems: list[str]
+
+
+@dataclass
+class _Decoder(Dataset[_Decoded]):
+    """Runs in the workers. Augmentation of a pair depends on seed, epoch and pair alone."""
+
+    sources: PairSources
+    preprocess: PreprocessConfig
+    augmentation: Augmentation | None
+    random_erasing: float
+    seed: int
+
+    def __getitem__(self, key: _Key) -> _Decoded:
+        size = self.preprocess.size
+        image = np.zeros((len(key.pairs), size, size, 3), dtype=np.uint8)
+        valid, problems = np.zeros(len(key.pairs), dtype=np.bool_), list[str]()
+        for row, pair in enumerate(key.pairs.tolist()):
+            try:
+                image[row] = self._pixels(pair, key.epoch)
+                valid[row] = True
+            except InputError as error:
+                problems.append(str(error))
+        return _Decoded(torch.from_numpy(image), torch.from_numpy(valid), problems)
+
+    def _pixels(self, pair: int, epoch: int) -> npt.NDArray[np.uint8]:
+        dataset, image_id = self.sources.image(pair)
+        size, name = self.preprocess.size, f"{dataset.path}: picture {image_id}"
+        image = decode_image(dataset.image_bytes(image_id), name=name, min_side=size)
+        if self.augmentation is None and not self.random_erasing:
+            return resize_pixels(image, self.preprocess)
+        rng = np.random.default_rng((self.seed, epoch, pair))
+        if self.augmentation == "auto":
+            red, green, blue = (round(255 * mean) for mean in self.preprocess.mean)
+            pixels = auto_augment(image, rng, size, fill=(red, green, blue))
+        elif self.augmentation == "light":
+            pixels = augment(image, rng, size)
+        else:
+            pixels = resize_pixels(image, self.preprocess)
+        return random_erase(pixels, rng, self.random_erasing)
 
 
 @dataclass
 class PairBatches:
-    """Shuffled epochs of pairs; a pure function of (seed, step), so a resumed run sees the same batches.
+    """Endless batches of this process's share of every global batch; a pure function of (seed, step).
 
-    Rows that share a picture or a text are kept out of one batch where there are others to take.
+    A global batch of `world * accum * batch_size` pairs is decided by seed and step alone; process `rank`
+    decodes its rows `rank * accum * batch_size` and following. So neither the number of processes nor that
+    of workers changes what is learnt from, and a resumed run sees the batches it would have seen.
 
-    Each batch: image (B, 3, R, R) normalised float32, text int64 (B, L), relevance bool (B, B): true wherever
-    the split labels text j as describing picture i, which covers repeated texts and pictures;
-    image_id, text_id: lists of B.
+    Args:
+        sources: the train sets.
+        preprocess: how a picture becomes pixels.
+        batch_size: rows of a sub-batch, which is what a worker decodes at a time.
+        accum: sub-batches of a step.
+        rank, world: number of this process, and of all.
+        context_length: most tokens of a text.
+        augmentation: "light" (`augment`), "auto" (`auto_augment`) or None.
+        random_erasing: probability of `random_erase`.
+        sampler: see `training_sampler`.
+        workers: processes that decode; 0 decodes in this one.
+        tokenize: from texts and the context length to ids, int64 (n, L), 0 = padding on the right.
+        pin_memory: decoded pictures come in page-locked memory, from where they reach an accelerator sooner.
 
-    A pair whose picture cannot be read is left out of its batch and named in the log, once; when less than
-    half of a batch is left, InputError is raised.
+    Raises:
+        InputError: too few pairs for a global batch.
     """
 
-    dataset: PairDataset
+    sources: Sequence[PairDataset]
     preprocess: PreprocessConfig
     batch_size: int
+    _: KW_ONLY
+    accum: int = 1
+    rank: int = 0
+    world: int = 1
     context_length: int = 52
-    use_augment: bool = False
+    augmentation: Augmentation | None = None
+    random_erasing: float = 0.0
+    sampler: SamplerName = "distinct"
     seed: int = 123
     workers: int = 0
+    tokenize: Tokenize = tokenize
+    pin_memory: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.dataset) < self.batch_size:
-            raise InputError(
-                f"{self.dataset.path}: {len(self.dataset)} pairs, fewer than the batch size {self.batch_size}"
-            )
+        self._table = PairSources(self.sources)
+        self._sampler = training_sampler(self.sampler, self._table, self.global_batch_size, seed=self.seed)
         self._reported: set[str] = set()
-        canonical: dict[str, int] = {}
-        by_text = [canonical.setdefault(normalize(row.text), len(canonical)) for row in self.dataset.texts]
-        self._text = np.asarray(by_text, dtype=np.int64)
-        self._n_texts = len(canonical)
-        image, text = self.dataset.pairs
-        self._labels = np.unique(image * self._n_texts + self._text[text])
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs of all sources."""
+        return len(self._table)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Pairs of a step, of all processes together."""
+        return self.world * self.accum * self.batch_size
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.dataset) // self.batch_size
+        """Whole global batches of an epoch; what is left over is left out."""
+        return len(self._sampler)
 
-    def iterate(self, start_step: int) -> Iterator[Batch]:
-        loader = DataLoader(
-            _PairPixels(self.dataset, self.preprocess, self.use_augment),
-            batch_sampler=self._keys(start_step),
-            num_workers=self.workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),  # else each start draws from the global one, and a resume differs
+    def duplicate_rate(self, epoch: int = 0, batches: int = 8) -> float:
+        """Share of pairs with their picture or text in another row of their global batch, as far as an
+        epoch's first batches tell."""
+        drawn = islice(self._sampler.batches(epoch), batches)
+        return float(np.mean([self._table.duplicate_rate(np.asarray(pairs)) for pairs in drawn]))
+
+    def iterate(self, start_step: int) -> Iterator[dict[str, Any]]:
+        """Local batches from `start_step` (0-based) on, epoch after epoch, without end.
+
+        With b = accum * batch_size rows here, G = global_batch_size, R the side of a picture:
+            image: uint8 (b, 3, R, R), raw 0..255, channels last in memory
+            text: int64 (b, L), L the longest text of this batch, 0 = padding
+            valid: bool (b,), false where the picture cannot be read; its pixels are 0
+            relevance: bool (G, G) of the global batch, true where text j describes picture i by the labels
+            image_id, text_id: lists of b
+
+        A picture that cannot be read is named in the log, once. Workers end with the thread that first asks
+        for a batch.
+
+        Raises:
+            InputError: less than half of a local batch can be read.
+        """
+        ahead, steps = tee(self._global_batches(start_step))  # the loader draws before we come to use
+        decoded = iter(
+            DataLoader(
+                _Decoder(self._table, self.preprocess, self.augmentation, self.random_erasing, self.seed),
+                sampler=self._sub_batches(ahead),
+                batch_size=None,
+                num_workers=self.workers,
+                prefetch_factor=max(2, -(-self.accum // self.workers)) if self.workers else None,  # a step
+                worker_init_fn=_follow_parent,
+                pin_memory=self.pin_memory,
+                generator=torch.Generator(),  # else a start draws from the global one, and a resume differs
+            )
         )
-        mean = torch.tensor(self.preprocess.mean).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.preprocess.std).view(1, 3, 1, 1) * 255
-        for decoded, drawn in loader:
-            pixels, pairs = self._readable(decoded, drawn)
-            rows = [self.dataset.texts[int(self.dataset.pairs.text[p])] for p in pairs]
+        for key in steps:
+            image, valid = self._join([next(decoded) for _ in range(self.accum)])
+            pairs = key.pairs[self._local].tolist()
+            rows = [self._table.text(pair) for pair in pairs]
             yield {
-                "image": (pixels.permute(0, 3, 1, 2).float() - mean) / std,
-                "text": torch.from_numpy(tokenize([row.text for row in rows], self.context_length)),
-                "relevance": self.relevance(pairs),
-                "image_id": [self.dataset.image_ids[int(self.dataset.pairs.image[p])] for p in pairs],
+                "image": image.permute(0, 3, 1, 2),
+                "text": self._tokens([row.text for row in rows]),
+                "valid": valid,
+                "relevance": torch.from_numpy(self._table.relevance(key.pairs)),
+                "image_id": [self._table.image(pair)[1] for pair in pairs],
                 "text_id": [row.text_id for row in rows],
             }
 
-    def _readable(
-        self, decoded: list[Pixels | ImageError], drawn: list[int]
-    ) -> tuple[Tensor, npt.NDArray[np.int64]]:
-        good = [(d, p) for d, p in zip(decoded, drawn, strict=True) if not isinstance(d, ImageError)]
-        for result in decoded:
-            if isinstance(result, ImageError) and str(result) not in self._reported:
-                self._reported.add(str(result))
-                logger.warning("left out of training: %s", result)
-        if 2 * len(good) < len(drawn):
-            raise InputError(
-                f"{self.dataset.path}: {len(drawn) - len(good)} of {len(drawn)} pictures are broken"
-            )
-        return torch.from_numpy(np.stack([d for d, _ in good])), np.asarray([p for _, p in good])
+    @property
+    def _local(self) -> slice:
+        rows = self.accum * self.batch_size
+        return slice(self.rank * rows, (self.rank + 1) * rows)
 
-    def relevance(self, pairs: npt.NDArray[np.int64]) -> Tensor:
-        """bool (B, B): whether text j of these pairs describes picture i, by the labels of the split."""
-        image, text = self.dataset.pairs.image[pairs], self._text[self.dataset.pairs.text[pairs]]
-        asked = image[:, None] * self._n_texts + text[None, :]
-        found = np.searchsorted(self._labels, asked).clip(max=len(self._labels) - 1)
-        return torch.from_numpy(self._labels[found] == asked)
-
-    def _keys(self, step: int) -> Iterator[list[tuple[int, int]]]:
-        sampler = PairBatchSampler(self.dataset.pairs, self.batch_size, drop_last=True)
+    def _global_batches(self, step: int) -> Iterator[_Key]:
+        epoch, done = divmod(step, self.steps_per_epoch)
         while True:
-            epoch, offset = divmod(step, self.steps_per_epoch)
-            sampler.load_state_dict({"seed": self.seed, "epoch": epoch, "position": offset})
-            for pairs in sampler:
-                yield [(pair, self.seed * 1_000_003 + epoch) for pair in pairs]
-            step = (epoch + 1) * self.steps_per_epoch
+            for pairs in islice(self._sampler.batches(epoch), done, None):
+                yield _Key(epoch, np.asarray(pairs))
+            epoch, done = epoch + 1, 0
+
+    def _sub_batches(self, steps: Iterable[_Key]) -> Iterator[_Key]:
+        for epoch, pairs in steps:
+            for part in np.split(pairs[self._local], self.accum):
+                yield _Key(epoch, part)
+
+    def _join(self, parts: list[_Decoded]) -> tuple[Tensor, Tensor]:
+        for problem in (problem for part in parts for problem in part.problems):
+            if problem not in self._reported:
+                self._reported.add(problem)
+                logger.warning("left out of training: %s", problem)
+        image = parts[0].image if len(parts) == 1 else torch.cat([part.image for part in parts])
+        valid = torch.cat([part.valid for part in parts])
+        readable = int(valid.sum())
+        if 2 * readable < len(valid):
+            paths = ", ".join(str(dataset.path) for dataset in self.sources)
+            raise InputError(f"{paths}: {len(valid) - readable} of {len(valid)} pictures are broken")
+        return image, valid
+
+    def _tokens(self, texts: list[str]) -> Tensor:
+        tokens = self.tokenize(texts, self.context_length)
+        longest = int((tokens != 0).sum(1).max())
+        return torch.from_numpy(tokens[:, :longest])
 
 
-def _collate(items: list[tuple[Pixels | ImageError, int]]) -> tuple[list[Pixels | ImageError], list[int]]:
-    return [pixels for pixels, _ in items], [pair for _, pair in items]
+def _follow_parent(_worker: int) -> None:
+    """A worker ends when its trainer does, and only then.
+
+    A killed trainer would leave its workers decoding for a minute, and Ctrl-C, which the terminal sends to
+    all of them, would take away the batch that the trainer's last step waits for.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))

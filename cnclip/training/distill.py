@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cnclip.model.bert import Bert
 from cnclip.model.dual_encoder import DualEncoder
-from cnclip.training.loop import FitConfig, Progress, fit
+from cnclip.training.loop import Events, FitConfig, Progress, fit
 from cnclip.training.losses import cosine_distillation, similarity_distillation
-from cnclip.training.step import Batch, Precision
+from cnclip.training.step import Batch, Direct, Precision
 from cnclip.training.text_space import Corpus
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ def start_from_characters(model: DualEncoder, corpus: Corpus) -> int:
     """
     width = model.config.text.text_hidden_size
     single = (corpus.lengths == 3).nonzero().flatten()  # [CLS] character [SEP]
+    if not isinstance(model.bert, Bert):
+        raise TypeError("only our own BERT has character embeddings to start from")
     embeddings = model.bert.embeddings.word_embeddings.weight
     tokens, targets = corpus.ids[single, 1].long(), corpus.targets[single, :width].float()
     embeddings[tokens] = targets
@@ -55,6 +58,10 @@ class CorpusBatches:
     def steps_per_epoch(self) -> int:
         return len(self.corpus.batches(self.batch_size, seed=self.seed, epoch=0))
 
+    @property
+    def global_batch_size(self) -> int:
+        return self.batch_size
+
     def iterate(self, start_step: int) -> Iterator[Batch]:
         epoch, offset = divmod(start_step, self.steps_per_epoch)
         while True:
@@ -82,7 +89,7 @@ def distill(
     def log(progress: Progress) -> None:
         values = " | ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
         logger.info(
-            "distill %d/%d | %s | %.2f s", progress.step, progress.total_steps, values, progress.step_s
+            "distill %d/%d | %s | %.2f s", progress.step, progress.total_steps, values, progress.times["batch_s"]
         )
 
     source = CorpusBatches(corpus, batch_size, config.seed)
@@ -90,11 +97,11 @@ def distill(
     fit(
         model,
         source,
-        distill_objective,
+        Direct(distill_objective),
         config,
         precision,
         checkpoint=checkpoint,
         settings=settings,
-        on_log=log,
+        events=Events(log=log),
     )
     model.requires_grad_(True)

@@ -138,6 +138,10 @@ class LiteBatches:
     def steps_per_epoch(self) -> int:
         return len(self.labelled) // self.photos_per_batch
 
+    @property
+    def global_batch_size(self) -> int:
+        return self.photos_per_batch
+
     def iterate(self, start_step: int) -> Iterator[Batch]:
         keys = self._keys(start_step)
         loader = DataLoader(

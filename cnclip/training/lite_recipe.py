@@ -30,8 +30,8 @@ from cnclip.training.lite import (
     load_imagenet_tower,
     project_classifier,
 )
-from cnclip.training.loop import FitConfig, Progress, fit
-from cnclip.training.step import Precision
+from cnclip.training.loop import Events, FitConfig, Progress, fit
+from cnclip.training.step import Direct, Precision
 from cnclip.training.text_space import Corpus
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _fit_towers(
 
     def log(progress: Progress) -> None:
         values = " ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())
-        logger.info("%d/%d %s | %.2f s", progress.step, progress.total_steps, values, progress.step_s)
+        logger.info("%d/%d %s | %.2f s", progress.step, progress.total_steps, values, progress.times["batch_s"])
 
     def validate(step: int) -> None:
         result = evaluate(Encoder.of_training_model(model, bf16=bf16), valid)
@@ -128,13 +128,12 @@ def _fit_towers(
     fit(
         model,
         batches,
-        lite_objective,
+        Direct(lite_objective),
         config,
         Precision("bf16" if bf16 else "fp32"),
         checkpoint=args.work / "joint.pt",
         settings={"recipe": recipe, "corpus": corpus.digest(), "pictures": pictures.digest()},
-        on_log=log,
-        on_validate=validate,
+        events=Events(log=log, validate=validate),
     )
 
 

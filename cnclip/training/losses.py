@@ -25,12 +25,31 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return wrapper
 
 
+def identity_targets(n: int, device: torch.device | None = None) -> Tensor:
+    """Plain InfoNCE's targets, float32 (n, n): text i belongs to picture i and to no other."""
+    return torch.eye(n, device=device)
+
+
+def mixed_targets(positives: Tensor, partner: Tensor, share: float, side: str) -> Tensor:
+    """Targets of a batch in which each row of one side is share x itself + (1 - share) x its partner.
+
+    Args:
+        positives: (B, B), how much text j belongs to picture i, before mixing.
+        partner: int64 (B,), a permutation. side: "image" or "text", the side that was mixed.
+
+    Source: MixUpNCE of ZeroVL (Cui et al. 2022), here for any targets.
+    """
+    positives = positives.float()
+    other = positives[partner] if side == "image" else positives[:, partner]
+    return share * positives + (1 - share) * other
+
+
 @full_precision
 def multi_positive_info_nce(
     image_features: Tensor,
     text_features: Tensor,
     logit_scale: Tensor,
-    relevance: Tensor,
+    positives: Tensor,
     *,
     ignore: Tensor | None = None,
     text_to_image_weight: float = 0.5,
@@ -43,24 +62,49 @@ def multi_positive_info_nce(
     Args:
         image_features: (B, D) unit length. text_features: (T, D) unit length.
         logit_scale: (), the factor itself (not its logarithm).
-        relevance: (B, T), true where the text describes the picture. Every picture needs at least one text;
-            texts without a picture in the batch only serve as negatives.
+        positives: (B, T), true where the text describes the picture, or by how much it does. Every picture
+            needs at least one text; texts without a picture in the batch only serve as negatives.
         ignore: (B, T), true where it is unknown whether the text fits, neither positive nor negative.
         text_to_image_weight: share of the text-to-image direction in the mean.
 
     Source: Radford et al. 2021 (CLIP); soft targets over positives as in Khosla et al. 2020 (SupCon, "out").
     """
     logits = logit_scale * image_features.float() @ text_features.float().T  # (B, T)
+    targets = positives.to(logits.dtype)
     if ignore is not None:
-        logits = logits.masked_fill(
-            ignore & ~relevance, -1e4
-        )  # not -inf: the cross entropy multiplies it by a zero target
-    targets = relevance.to(logits.dtype)
+        # not -inf: the cross entropy multiplies it by a zero target
+        logits = logits.masked_fill(ignore & (targets == 0), -1e4)
     image_to_text = F.cross_entropy(logits, targets / targets.sum(1, keepdim=True))
-    shown = relevance.any(0)
+    shown = targets.any(0)
     columns = targets[:, shown].T  # (texts with a picture, B)
     text_to_image = F.cross_entropy(logits[:, shown].T, columns / columns.sum(1, keepdim=True))
     return (1 - text_to_image_weight) * image_to_text + text_to_image_weight * text_to_image
+
+
+@full_precision
+def dual_softmax_info_nce(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor,
+    positives: Tensor,
+    *,
+    temperature: float = 1000.0,
+) -> Tensor:
+    """InfoNCE on logits reweighted by a softmax over the other side, both directions summed.
+
+    A picture that every text likes counts less for each of them: L = S * softmax(S / temperature, dim=0) * N.
+
+    Args: as `multi_positive_info_nce`; positives (N, N).
+
+    Source: Cheng et al. 2021 (CAMoE); the temperature and the sum as in Online-CNCLIP.
+    """
+    logits = logit_scale * image_features.float() @ text_features.float().T  # (N, N)
+    targets = positives.to(logits.dtype)
+    total = logits.new_zeros(())
+    for scores, wanted in ((logits, targets), (logits.T, targets.T)):
+        reweighted = scores * F.softmax(scores / temperature, dim=0) * len(scores)
+        total = total + F.cross_entropy(reweighted, wanted / wanted.sum(1, keepdim=True))
+    return total
 
 
 @full_precision

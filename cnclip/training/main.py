@@ -1,213 +1,254 @@
-"""Fine-tune a model on one LMDB split: configuration in, checkpoints, logs and metrics out."""
+"""Fine-tune a model: configuration in, checkpoints, logs, metrics and a report out."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import math
-import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from torch import Tensor
-
 from cnclip.data.dataset import PairDataset
 from cnclip.errors import InputError
-from cnclip.evaluation.evaluator import evaluate
-from cnclip.model.atomic import replacing
-from cnclip.model.device import pick_device, pick_dtype, tune_malloc
+from cnclip.model.device import tune_malloc
 from cnclip.model.dual_encoder import DualEncoder
-from cnclip.model.encoder import Encoder, find_weights
-from cnclip.model.save import save_safetensors
-from cnclip.model.weights import build_model, load_checkpoint
+from cnclip.model.tokens import tokenizer_of
 from cnclip.training.config import TrainConfig
+from cnclip.training.contrastive import Contrastive
 from cnclip.training.data import PairBatches
-from cnclip.training.loop import FitConfig, Progress, fit
-from cnclip.training.losses import multi_positive_info_nce
-from cnclip.training.step import Batch, Precision
+from cnclip.training.distributed import World, join_world
+from cnclip.training.loop import Events, FitConfig, fit, optimizer_of
+from cnclip.training.parallel import Parallel
+from cnclip.training.records import Records, log_file, write_params
+from cnclip.training.report import write_report
+from cnclip.training.run_state import RunState
+from cnclip.training.schedule import scaled_lr
+from cnclip.training.start import pick_precision, starting_model, starting_teacher
+from cnclip.training.step import Precision
+from cnclip.training.teacher import Pixels
+from cnclip.training.validation import Learner
+from cnclip.training.watch import BEST, LATEST, Watch
 
 logger = logging.getLogger(__name__)
 
-# What a run's weights depend on; these may not change when it is resumed.
-_DECISIVE = {
-    *("train_data", "model", "batch_size", "lr", "beta1", "beta2", "eps", "wd", "warmup", "max_grad_norm"),
-    *("context_length", "use_augment", "precision", "seed"),
+# Sections of settings that the weights depend on; these may not change when a run is resumed, except for:
+_DECISIVE = ("data", "model", "loss", "optimizer", "schedule")
+_FREE = {
+    *("num_workers", "restart", "use_flash_attention", "grad_checkpointing", "gather_with_grad"),
+    *("max_epochs", "max_steps", "accum_freq"),  # the batch counts over all processes, see _settings
 }
 
 
-def contrastive_objective(model: DualEncoder, batch: Batch) -> dict[str, Tensor]:
-    """Multi-positive InfoNCE of a batch of pairs, with the in-batch accuracies Chinese-CLIP logs.
+def train(
+    config: TrainConfig,
+    on_progress: Callable[[int, int], None] | None = None,
+    learner: Learner | None = None,
+) -> Path:
+    """Run (or resume) a fine-tune, with the other processes that torchrun started. Returns the run's folder.
 
-    The accuracies depend on the batch size; they are training health, not recall.
-    """
-    device = model.logit_scale.device
-    out = model(batch["image"].to(device), batch["text"].to(device))
-    relevance = batch["relevance"].to(device)
-    loss = multi_positive_info_nce(out["image_features"], out["text_features"], out["logit_scale"], relevance)
-    with torch.no_grad():
-        similarity = out["image_features"] @ out["text_features"].T
-        rows = torch.arange(len(similarity), device=device)
-        i2t = relevance[rows, similarity.argmax(1)].float().mean()
-        t2i = relevance[similarity.argmax(0), rows].float().mean()
-    return {"loss": loss, "i2t_acc": i2t, "t2i_acc": t2i, "logit_scale": out["logit_scale"]}
+    Writes {logs}/{name}/: out_*.log, params_*.txt, checkpoints/ (epoch_latest.pt, epoch{N}.pt,
+    epoch_{e}_{step}.pt), best.safetensors (by mean recall of the full gallery, never worse than the start),
+    metrics.jsonl, tensorboard/, curves.png and report.html.
 
+    Args:
+        on_progress: called on rank 0 with (steps done, steps in all).
+        learner: learns during each validation (see `evaluate_split`).
 
-def train(config: TrainConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """Run (or resume) a fine-tune. Returns the run's folder.
-
-    Writes {logs}/{name}/: checkpoints/epoch_latest.pt and epoch{N}.pt, best.safetensors (by mean recall of
-    the full gallery, never worse than the start), metrics.jsonl, params.json.
-
-    Raises InputError for unusable data or settings, NonFiniteError when training diverges.
+    Raises InputError, WeightsError for unusable data, settings or files, NonFiniteError when training
+    diverges.
     """
     tune_malloc()
-    run = config.logs / config.name
-    try:
-        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{run}: cannot be written ({error.strerror})") from error
-    logger.info("settings: %s", config.model_dump_json())
-    device = pick_device(config.device)
-    model = build_model(load_checkpoint(find_weights(config.model)))
-    model.float().to(device)
-    model.requires_grad_(True)
-    batches = PairBatches(
-        PairDataset(config.train_data),
-        model.config.preprocess,
-        config.batch_size,
-        min(config.context_length, model.config.text.text_max_position_embeddings),
-        config.use_augment,
-        config.seed,
-        config.num_workers,
-    )
-    total = config.max_steps or config.max_epochs * batches.steps_per_epoch
-    watch = _Watch(run, config, model, batches, total, on_progress)
-    latest = run / "checkpoints" / "epoch_latest.pt"
-    if not latest.exists():
-        watch.best.unlink(missing_ok=True)  # of a run that was started over
-        with replacing(run / "params.json") as temporary:
-            temporary.write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        watch.validate(0)
-    fit(
-        model,
-        batches,
-        contrastive_objective,
-        FitConfig(
-            total_steps=total,
-            lr=config.lr,
-            warmup=config.warmup,
-            weight_decay=config.wd,
-            betas=(config.beta1, config.beta2),
-            eps=config.eps,
-            max_grad_norm=config.max_grad_norm,
-            seed=config.seed,
-            log_every=config.log_interval,
-            checkpoint_every=max(0, config.save_step_frequency),
-            validate_every=config.valid_step_interval
-            if config.valid_step_interval > 0
-            else batches.steps_per_epoch,
-        ),
-        _precision(config, device),
-        checkpoint=latest,
-        settings=config.model_dump(mode="json", include=_DECISIVE),
-        on_log=watch.log,
-        on_validate=watch.validate,
-        on_save=watch.saved,
-    )
+    with join_world(config.device) as world:
+        run = _open_run(config, world)
+        with contextlib.ExitStack() as stack:
+            if world.is_main:
+                stack.enter_context(log_file(run, logging.DEBUG if config.debug else logging.INFO))
+            _train(config, run, world, on_progress, learner)
+        world.wait()
     return run
 
 
-def _precision(config: TrainConfig, device: torch.device) -> Precision:
-    if config.precision == "fp16" and device.type == "cpu":
-        raise InputError("--precision fp16 needs an accelerator; on CPU use bf16 or fp32")
-    if config.precision == "amp":
-        return Precision("bf16" if pick_dtype(None, device) == torch.bfloat16 else "fp32", device)
-    return Precision(config.precision, device)
+def _open_run(config: TrainConfig, world: World) -> Path:
+    run = config.logs / config.name
+    with world.main_first():
+        try:
+            (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+            if config.restart and world.is_main:
+                (run / LATEST).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{run}: cannot be written ({error.strerror})") from error
+    return run
 
 
-class _Watch:
-    """Log lines, validation, the best model, metrics.jsonl."""
-
-    def __init__(
-        self,
-        run: Path,
-        config: TrainConfig,
-        model: DualEncoder,
-        batches: PairBatches,
-        total: int,
-        on_progress: Callable[[int, int], None] | None,
-    ) -> None:
-        self.run, self.config, self.model, self.batches, self.total = run, config, model, batches, total
-        self.on_progress = on_progress
-        self.best = run / "best.safetensors"
-        self.valid = PairDataset(config.val_data) if config.val_data else None
-        self.bf16 = _precision(config, next(model.parameters()).device).name == "bf16"
-
-    def log(self, progress: Progress) -> None:
-        """One line per interval, in the wording Chinese-CLIP's users parse."""
-        m, size, pairs = progress.metrics, self.batches.batch_size, len(self.batches.dataset)
-        done = ((progress.step - 1) % self.batches.steps_per_epoch + 1) * size
-        logger.info(
-            "Global Steps: %d/%d | Train Epoch: %d [%d/%d (%.0f%%)] | Loss: %.6f | Image2Text Acc: %.2f | "
-            "Text2Image Acc: %.2f | Data Time: %.3fs | Batch Time: %.3fs | LR: %.6f | logit_scale: %.3f | "
-            "Global Batch Size: %d",
-            progress.step, progress.total_steps, progress.epoch, done, pairs, 100 * done / pairs,
-            m["loss"], 100 * m["i2t_acc"], 100 * m["t2i_acc"],
-            progress.data_s, progress.data_s + progress.step_s, progress.lr, math.log(m["logit_scale"]), size,
-        )  # fmt: skip
-        self._record(
-            {"kind": "train", "step": progress.step, "epoch": progress.epoch, "lr": progress.lr, **m}
+def _train(
+    config: TrainConfig,
+    run: Path,
+    world: World,
+    on_progress: Callable[[int, int], None] | None,
+    learner: Learner | None,
+) -> None:
+    resuming = (run / LATEST).exists()
+    model = starting_model(config, world, going_on=run / LATEST if resuming else None)
+    config = config.resolved(model.config.vision_name)
+    precision = pick_precision(config, world.device)
+    batches = _batches(config, model, world)
+    fit_config = _fit_config(config, batches)
+    parallel = Parallel(model, world, sharded=config.fsdp)
+    settings = _settings(config, batches, precision)
+    state = RunState(parallel, optimizer_of(model, fit_config), precision, settings, name=config.name)
+    done = state.resume(run / LATEST)
+    if config.resume is not None and not resuming:
+        done = state.take_over(config.resume, optimizer=not config.reset_optimizer)
+        done = 0 if config.reset_data_offset else done
+    if config.early_stop and state.notes.get("stopped"):
+        logger.info("this run stopped early at step %d; --early-stop 0 goes on", done)
+        return
+    with contextlib.ExitStack() as stack:
+        records = None
+        if world.is_main:
+            write_params(run, config.model_dump(mode="json"))
+            records = Records(
+                run,
+                settings=config.model_dump(mode="json"),
+                tensorboard=not config.no_tensorboard,
+                wandb_project=config.wandb,
+                resume_step=done,
+            )
+            stack.enter_context(records)
+        watch = Watch(
+            run,
+            config,
+            state,
+            batches.steps_per_epoch,
+            batches.global_batch_size,
+            fit_config.total_steps,
+            records,
+            valid=PairDataset(config.val_data) if config.val_data else None,
+            learner=learner,
+            on_progress=on_progress,
         )
-        if self.on_progress is not None:
-            self.on_progress(progress.step, progress.total_steps)
+        _introduce(config, model, batches, fit_config, precision, watch)
+        if not resuming:
+            if world.is_main:
+                (run / BEST).unlink(missing_ok=True)  # of a run that is started over
+            if not config.skip_initial_validation:
+                watch.validate(0)
+        taken = fit(
+            model,
+            batches,
+            _objective(config, parallel, precision),
+            fit_config,
+            precision,
+            checkpoint=run / LATEST,
+            events=Events(watch.log, watch.validate, watch.saved),
+            state=state,
+            first_step=done,
+        )
+        watch.verdict(done + taken)
+    if world.is_main:
+        write_report(run)
 
-    def validate(self, step: int) -> None:
-        """Full-gallery metrics; keeps the best weights by mean recall (text to image)."""
-        if self.valid is None:
-            return
-        result = evaluate(Encoder.of_training_model(self.model, bf16=self.bf16), self.valid)
-        score = result["text_to_image"]["mean_recall"]
-        epoch = step // self.batches.steps_per_epoch
+
+def _batches(config: TrainConfig, model: DualEncoder, world: World) -> PairBatches:
+    limit = model.config.text.text_max_position_embeddings
+    return PairBatches(
+        [PairDataset(folder) for folder in config.train_data],
+        model.config.preprocess,
+        config.batch_size,
+        accum=config.accum_freq,
+        rank=world.rank,
+        world=world.size,
+        context_length=min(config.context_length, limit),
+        augmentation=config.augment if config.use_augment else None,
+        random_erasing=config.random_erasing,
+        sampler=config.sampler or ("debias" if len(config.train_data) > 1 else "distinct"),
+        seed=config.seed,
+        workers=config.num_workers,
+        tokenize=tokenizer_of(model.config),
+        pin_memory=world.device.type != "cpu",
+    )
+
+
+def _fit_config(config: TrainConfig, batches: PairBatches) -> FitConfig:
+    total = config.max_steps or config.max_epochs * batches.steps_per_epoch
+    warmup = config.warmup
+    if config.warmup_proportion is not None:
+        warmup = math.ceil(config.warmup_proportion * total)
+    if config.lr is None or config.beta1 is None or config.beta2 is None or config.eps is None:
+        raise ValueError("settings are not resolved")
+    constant = config.skip_scheduler
+    return FitConfig(
+        total_steps=total,
+        lr=scaled_lr(config.lr, batches.global_batch_size) if config.scale_lr else config.lr,
+        warmup=0 if constant else warmup,
+        schedule="constant" if constant else config.schedule,
+        lr_floor=config.lr_floor,
+        lr_decay_steps=config.lr_decay_steps,
+        lr_decay_factor=config.lr_decay_factor,
+        optimizer=config.optimizer,
+        weight_decay=config.wd,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        layer_decay=config.layer_decay,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        log_every=config.log_interval,
+        checkpoint_every=max(0, config.save_step_frequency),
+        validate_every=max(0, config.valid_step_interval or 0),
+        validate_every_epochs=max(0, config.valid_epoch_interval or 0),
+    )
+
+
+def _settings(config: TrainConfig, batches: PairBatches, precision: Precision) -> dict[str, Any]:
+    names = {name for part in _DECISIVE for name in TrainConfig.sections()[part]} - _FREE
+    plain = config.model_dump(mode="json", include={*names, "fsdp", "seed"})
+    return {**plain, "global_batch_size": batches.global_batch_size, "precision": precision.name}
+
+
+def _objective(config: TrainConfig, parallel: Parallel, precision: Precision) -> Contrastive:
+    pixels = Pixels(parallel.model.config.preprocess, parallel.world.device)
+    return Contrastive(
+        parallel,
+        pixels,
+        loss=config.loss,
+        sub_batches=config.accum_freq,
+        aggregate=not config.skip_aggregate,
+        mask_ratio=config.mask_ratio,
+        mixup_beta=config.mixup_beta,
+        teacher=starting_teacher(config, pixels, precision),
+        kd_weight=config.kd_loss_weight,
+    )
+
+
+def _introduce(
+    config: TrainConfig,
+    model: DualEncoder,
+    batches: PairBatches,
+    fit_config: FitConfig,
+    precision: Precision,
+    watch: Watch,
+) -> None:
+    """What a person should know before the first step."""
+    if watch.records is None:
+        return
+    logger.info("Params:")
+    for name, value in sorted(config.model_dump(mode="json").items()):
+        logger.info("  %s: %s", name, value)
+    world = watch.state.parallel.world
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logger.info(
+        "%s on %d x %s, %s; %.1f M weights, %.1f M of them trained; %d pairs, %d per step, %d steps",
+        model.config.name, world.size, world.device.type, precision.name,
+        sum(p.numel() for p in model.parameters()) / 1e6, trained / 1e6,
+        batches.n_pairs, batches.global_batch_size, fit_config.total_steps,
+    )  # fmt: skip
+    rate = batches.duplicate_rate()
+    if rate > 0.01:
         logger.info(
-            "Validation Result (epoch %d @ %d steps) | full gallery of %d | text to image "
-            "R@1/5/10 %.4f/%.4f/%.4f mAP %.4f P@10 %.4f",
-            epoch, step, result["n_gallery"],
-            *(result["text_to_image"][k] for k in ("R@1", "R@5", "R@10", "mAP", "P@10")),
+            "%.0f %% of the pairs share their picture or text with another pair of their batch%s",
+            100 * rate, "" if config.loss == "multi-positive" else "; --loss multi-positive allows for that",
         )  # fmt: skip
-        best, start = self._scores()
-        if best is None or score > best:
-            scores = {
-                "mean_recall": repr(score),
-                "start_mean_recall": repr(score if start is None else start),
-            }
-            save_safetensors(self.model, self.best, metadata={**scores, "step": str(step)})
-        self._record({"kind": "valid", "step": step, "epoch": epoch, "mean_recall": score, "result": result})
-        if step == self.total and start is not None and score < start:
-            logger.warning(
-                "this fine-tune ended below its starting point (mean recall %.4f, was %.4f); "
-                "best.safetensors holds the best weights seen",
-                score, start,
-            )  # fmt: skip
-
-    def saved(self, step: int) -> None:
-        """Keep the checkpoint of every epoch's end."""
-        epoch, rest = divmod(step, self.batches.steps_per_epoch)
-        if rest == 0:
-            with replacing(self.run / "checkpoints" / f"epoch{epoch}.pt") as temporary:
-                shutil.copyfile(self.run / "checkpoints" / "epoch_latest.pt", temporary)
-
-    def _scores(self) -> tuple[float | None, float | None]:
-        """Mean recall of the best weights so far and of the start, kept in the best weights' own file."""
-        if not self.best.exists():
-            return None, None
-        with safe_open(self.best, "pt") as file:
-            metadata = file.metadata()
-        return float(metadata["mean_recall"]), float(metadata["start_mean_recall"])
-
-    def _record(self, row: dict[str, Any]) -> None:
-        with (self.run / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **row}) + "\n")
+    schedule = fit_config.schedule_of()
+    if schedule.warmup_steps < fit_config.warmup:
+        watch.note(0, f"the warm-up of {fit_config.warmup} steps is cut to the run's {schedule.warmup_steps}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,77 +12,133 @@ import torch
 
 from cnclip.errors import InputError, WeightsError
 from cnclip.model.checkpoint_files import torch_load
-from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.save import save_pt
+from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision
 
 logger = logging.getLogger(__name__)
 
+_UNFIT = (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError)
+
 
 @dataclass
 class RunState:
-    """Saved: weights, optimizer, loss scaler, random states, settings. Not saved: anything a batch source
-    derives from the step.
+    """Saved: weights, optimizer, loss scaler, settings, notes. Not saved: batches and random numbers, which
+    are functions of the seed and the step.
 
     settings: plain values that must not change between the parts of a run.
+    notes: plain values that the run's owner keeps with each checkpoint.
     """
 
-    model: DualEncoder
+    parallel: Parallel
     optimizer: torch.optim.Optimizer
     precision: Precision
     settings: dict[str, Any]
+    name: str = "cnclip"
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path, step: int, epoch: int) -> None:
-        """Write a checkpoint that Chinese-CLIP reads too; a kill leaves the old file or the new, whole."""
-        extra = {
-            "rng": self._random_states(),
-            "scaler": self.precision.scaler.state_dict() if self.precision.scaler else {},
-            "settings": self.settings,
-        }
-        save_pt(self.model, path, epoch=epoch, step=step, optimizer=self.optimizer.state_dict(), extra=extra)
+        """Write a checkpoint that Chinese-CLIP reads too; a kill leaves the old file or the new, whole.
 
-    def resume(self, path: Path | None, seed: int) -> int:
-        """Take up the run in `path` if there is one, else seed a new one. Returns the steps already taken.
+        Every process must call; rank 0 writes.
+        """
+        weights = self.parallel.state_dict()
+        optimizer = self.parallel.optimizer_state(self.optimizer)
+        if self.parallel.world.is_main:
+            extra = {
+                "scaler": self.precision.scaler.state_dict() if self.precision.scaler else {},
+                "settings": self.settings,
+                "notes": self.notes,
+            }
+            save_pt(
+                self.parallel.model,
+                path,
+                epoch=epoch,
+                step=step,
+                name=self.name,
+                optimizer=optimizer,
+                extra=extra,
+                state=weights,
+            )
+        self.parallel.world.wait()
+
+    def resume(self, path: Path | None) -> int:
+        """Take up the run in `path` if there is one. Returns the steps already taken.
 
         Raises:
             WeightsError: the file is damaged or holds another model.
             InputError: the file was made with other settings; names the first that differs.
         """
         if path is None or not path.exists():
-            torch.manual_seed(seed)
             return 0
         saved = torch_load(path)
         try:
             self._check_settings(path, saved["settings"])
-            state = {name.removeprefix("module."): value for name, value in saved["state_dict"].items()}
-            self.model.load_state_dict(state)
-            self.optimizer.load_state_dict(saved["optimizer"])
+            self.parallel.load_state_dict(_plain(saved["state_dict"]))
+            self.parallel.load_optimizer_state(self.optimizer, saved["optimizer"])
             if self.precision.scaler and saved["scaler"]:
                 self.precision.scaler.load_state_dict(saved["scaler"])
-            self._set_random_states(saved["rng"])
+            self.notes.update(saved["notes"])
             step = int(saved["step"])
-        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        except _UNFIT as error:
             raise WeightsError(f"{path}: does not fit this run ({str(error).splitlines()[0]})") from error
         logger.info("resuming %s at step %d", path, step)
         return step
+
+    def take_over(self, path: Path, *, optimizer: bool) -> int:
+        """Go on from another run's checkpoint, ours or Chinese-CLIP's, whose weights the model has already:
+        take its optimizer state, if asked for. Returns the steps that run had taken.
+
+        Raises: WeightsError if there is no optimizer state or it does not fit.
+        """
+        saved = torch_load(path)
+        if not optimizer:
+            return int(saved.get("step", 0))
+        if "optimizer" not in saved:
+            raise WeightsError(f"{path}: holds no optimizer state; add --reset-optimizer")
+        try:
+            state = saved["optimizer"] if "settings" in saved else self._from_chinese_clip(saved)
+            self.parallel.load_optimizer_state(self.optimizer, state)
+            return int(saved["step"])
+        except _UNFIT as error:
+            line = str(error).splitlines()[0]
+            raise WeightsError(
+                f"{path}: its optimizer state does not fit ({line}); add --reset-optimizer"
+            ) from error
+
+    def _from_chinese_clip(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Moments by parameter name, put into our groups. Chinese-CLIP numbers its parameters in two groups,
+        names with bn, ln, bias or logit_scale first, each in the order of its state_dict."""
+        model = self.parallel.model
+        ours = dict(model.named_parameters())
+        theirs = [name for name in _plain(saved["state_dict"]) if name in ours]
+        free = [n for n in theirs if any(mark in n for mark in ("bn", "ln", "bias", "logit_scale"))]
+        rest = [n for n in theirs if n not in set(free)]
+        numbers = [n for group in saved["optimizer"]["param_groups"] for n in group["params"]]
+        moments = {
+            name: saved["optimizer"]["state"][number]
+            for name, number in zip([*free, *rest], numbers, strict=True)
+        }
+        state = self.optimizer.state_dict()
+        names = {id(parameter): name for name, parameter in ours.items()}
+        order = [names[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
+        state["state"] = {
+            i: {k: torch.as_tensor(v) for k, v in moments[name].items()} for i, name in enumerate(order)
+        }
+        for i, name in enumerate(order):
+            if state["state"][i]["exp_avg"].shape != ours[name].shape:
+                raise ValueError(f"moments of {name} have another shape")
+        return state
 
     def _check_settings(self, path: Path, before: dict[str, Any]) -> None:
         for name in sorted(before.keys() | self.settings.keys()):
             if before.get(name) != self.settings.get(name):
                 raise InputError(
                     f"{path}: made with {name} = {before.get(name)!r}, this run says "
-                    f"{self.settings.get(name)!r}; keep the setting or give the run another name"
+                    f"{self.settings.get(name)!r}; keep the setting, give the run another name, or start "
+                    f"over with --restart"
                 )
 
-    def _random_states(self) -> dict[str, Any]:
-        states = {"cpu": torch.get_rng_state()}
-        device = self.precision.device
-        if device.type != "cpu":
-            states["device"] = torch.get_device_module(device).get_rng_state(device)
-        return states
 
-    def _set_random_states(self, states: dict[str, Any]) -> None:
-        torch.set_rng_state(states["cpu"])
-        device = self.precision.device
-        if device.type != "cpu" and "device" in states:
-            torch.get_device_module(device).set_rng_state(states["device"], device)
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("module."): value for name, value in state.items()}

@@ -4,9 +4,10 @@ learning all call `train_step`."""
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,6 @@ from cnclip.errors import CnclipError
 from cnclip.model.dual_encoder import MAX_LOGIT_SCALE
 
 Batch = Mapping[str, Any]
-# From a model and a batch to {"loss": scalar, ...}; every other entry is a metric to log.
-Objective = Callable[[Any, Batch], dict[str, Tensor]]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 
@@ -45,6 +44,72 @@ class Precision:
         dtype = torch.bfloat16 if self.name == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
 
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss to differentiate: scaled where fp16 needs it."""
+        return self.scaler.scale(loss) if self.scaler else loss
+
+
+class Laps:
+    """Seconds by stage of one step. On accelerators stages overlap, and a stage shows what was waited for."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        """The time since the last mark belongs to `stage`."""
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+@dataclass
+class StepContext:
+    """What an objective needs beside model and batch. `seed`: of everything random in this step."""
+
+    precision: Precision
+    seed: int
+    laps: Laps
+
+    def seed_part(self, part: int) -> None:
+        """Start torch's random numbers for part `part` of the step: dropout and masks are a function of
+        (seed, part), so that a second pass, a resumed run or another process draws the same."""
+        torch.manual_seed((self.seed * 1_000_003 + part) & (2**63 - 1))
+
+    def check(self, loss: Tensor, anywhere: Callable[[bool], bool] = bool) -> None:
+        """Raise NonFiniteError unless the loss is finite; `anywhere` asks the other processes."""
+        if anywhere(not bool(torch.isfinite(loss))):
+            raise NonFiniteError(f"loss is {float(loss.detach())}")
+
+
+class Objective(Protocol):
+    """What a step learns."""
+
+    def backward(self, model: Any, batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        """Add the (scaled) gradients of a batch to the weights' own.
+
+        Returns {"loss": scalar, ...}; every other entry is a metric to log.
+        Raises NonFiniteError before it touches a gradient.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A loss computed and differentiated in one piece. loss: model and batch to {"loss": scalar, ...}."""
+
+    loss: Callable[[Any, Batch], dict[str, Tensor]]
+
+    def backward(self, model: Any, batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        context.seed_part(0)
+        with context.precision.autocast():
+            values = self.loss(model, batch)
+        context.laps.mark("forward")
+        context.check(values["loss"])
+        context.precision.scale(values["loss"]).backward()  # type: ignore[no-untyped-call]
+        context.laps.mark("backward")
+        return values
+
 
 def train_step(
     model: nn.Module,
@@ -54,37 +119,39 @@ def train_step(
     *,
     lr: float,
     precision: Precision,
+    seed: int = 0,
     max_grad_norm: float = 1.0,
+    laps: Laps | None = None,
 ) -> dict[str, float]:
-    """Forward, backward, clip, step, clamp the logit scale to [0, ln 100].
+    """Gradients, clip, step, clamp the logit scale to [0, ln 100].
 
     Args:
         lr: learning rate of this step; a group's "lr_scale" multiplies it.
-        max_grad_norm: global gradient norm above which gradients are scaled down.
+        seed: of dropout and masks; give each step its own.
+        max_grad_norm: global gradient norm above which gradients are scaled down; 0 = never.
+        laps: collects seconds of forward, gather, backward, optimizer.
 
     Returns:
-        The objective's values and "grad_norm", as floats.
+        The objective's values and "grad_norm" (before clipping), as floats.
 
     Raises:
         NonFiniteError: the loss or gradient is not finite; weights and optimizer state are as before.
     """
+    laps = laps or Laps()
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-    model.train()
+    _train_mode(model)
     optimizer.zero_grad(set_to_none=True)
-    buffers = [
-        (buffer, buffer.clone()) for buffer in model.buffers()
-    ]  # BatchNorm's, moved by the forward pass
-    with precision.autocast():
-        values = objective(model, batch)
-    loss = values["loss"]
-    if not torch.isfinite(loss):
-        _refuse(f"loss is {float(loss.detach())}", optimizer, buffers)
+    # BatchNorm's, moved by the forward pass
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        values = objective.backward(model, batch, StepContext(precision, seed, laps))
+    except NonFiniteError as error:
+        _refuse(str(error), optimizer, buffers)
     scaler = precision.scaler
-    (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]
     if scaler:
         scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    norm = _total_norm(model, max_grad_norm)
     if scaler:
         scaler.step(optimizer)  # skips by itself when the scaled gradient overflowed
         scaler.update()
@@ -93,10 +160,27 @@ def train_step(
     else:
         optimizer.step()
     logit_scale = getattr(model, "logit_scale", None)
-    if logit_scale is not None:
+    if logit_scale is not None and logit_scale.requires_grad:
         with torch.no_grad():
             logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
-    return {**{name: float(value.detach()) for name, value in values.items()}, "grad_norm": float(norm)}
+    floats = {name: float(value.detach()) for name, value in values.items()}
+    laps.mark("optimizer")
+    return {**floats, "grad_norm": float(norm)}
+
+
+def _train_mode(model: nn.Module) -> None:
+    """Training mode, except for towers that are frozen: their BatchNorm statistics stay too."""
+    model.train()
+    for tower in model.children():
+        parameters = list(tower.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            tower.eval()
+
+
+def _total_norm(model: nn.Module, max_norm: float) -> Tensor:
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm > 0 else float("inf"))
+    full = getattr(norm, "full_tensor", None)  # sharded gradients have a sharded norm
+    return norm if full is None else full()
 
 
 def _refuse(why: str, optimizer: torch.optim.Optimizer, buffers: list[tuple[Tensor, Tensor]]) -> NoReturn:

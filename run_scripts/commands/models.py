@@ -1,4 +1,4 @@
-"""`cnclip models`: list, describe, download and convert models."""
+"""`cnclip models`: list, describe, download, convert and join models."""
 
 from __future__ import annotations
 
@@ -44,11 +44,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resolution", type=int, metavar="PIXELS", help="interpolate to another picture size"
     )
     convert.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    dual = actions.add_parser(
+        "save-dual-encoder", help="join two pretrained towers in a Hugging Face folder to fine-tune"
+    )
+    for side, kinds in (("vision", "ViT, Swin, CLIP …"), ("text", "BERT, RoBERTa, CLIP …")):
+        dual.add_argument(
+            f"--{side}", required=True, metavar="hf:FOLDER", help=f"{side} tower: local folder of a {kinds}"
+        )
+    dual.add_argument(
+        "--projection-dim", type=_dimension, default=512, metavar="N", help="of the shared space"
+    )
+    dual.add_argument("target", metavar="OUT", type=Path, help="a new folder (VisionTextDualEncoder)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Do one action. Raises InputError or WeightsError (one line) on bad input or a broken file."""
-    return {"list": _list, "info": _info, "download": _download, "convert": _convert}[args.action](args)
+    actions = {
+        "list": _list,
+        "info": _info,
+        "download": _download,
+        "convert": _convert,
+        "save-dual-encoder": _save_dual_encoder,
+    }
+    return actions[args.action](args)
+
+
+def _dimension(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of dimensions, 1..65536")
+    return int(text)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -179,6 +203,18 @@ def _convert(args: argparse.Namespace) -> int:
         f"{result.target} ({result.target_format}): cosine to the source: "
         f"images {result.image_cosine:.7f}, texts {result.text_cosine:.7f}; "
         f"fingerprint {result.target_fingerprint} ({'unchanged' if same else 'changed'})\n"
+    )
+    return EXIT_OK
+
+
+def _save_dual_encoder(args: argparse.Namespace) -> int:
+    from cnclip.model.dual_folder import save_dual_encoder
+
+    result = save_dual_encoder(args.vision, args.text, args.projection_dim, args.target)
+    sys.stdout.write(
+        f"{result.folder}: cosine of our reading to transformers': "
+        f"images {result.image_cosine:.7f}, texts {result.text_cosine:.7f}; "
+        f"fingerprint {result.fingerprint}\n"
     )
     return EXIT_OK
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,11 +15,13 @@ from cnclip.data.dataset import PairDataset
 from cnclip.errors import InputError, WeightsError
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.save import save_safetensors
-from cnclip.model.weights import load_model
+from cnclip.training.contrastive import Contrastive
 from cnclip.training.data import PairBatches
-from cnclip.training.loop import FitConfig, Progress, fit
-from cnclip.training.main import contrastive_objective
-from cnclip.training.step import Batch, Precision
+from cnclip.training.loop import Events, FitConfig, Progress, fit, optimizer_of
+from cnclip.training.parallel import Parallel
+from cnclip.training.run_state import RunState
+from cnclip.training.step import Batch, Precision, StepContext
+from cnclip.training.teacher import Pixels
 
 Build = Callable[[], DualEncoder]
 
@@ -37,13 +38,19 @@ def run(
     """Train up to `steps` of a run planned for `total`, as an interrupted run would."""
     seen: list[Progress] = []
 
-    def objective(model: DualEncoder, batch: Batch) -> dict[str, torch.Tensor]:
-        if len(seen) + first == steps - 1 and steps < total:
-            signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of a step
-        return contrastive_objective(model, batch)
+    parallel, preprocess = Parallel(model), model.config.preprocess
 
-    source = PairBatches(dataset, model.config.preprocess, 8, 16, use_augment=True, seed=5)
+    class Interrupted(Contrastive):
+        def backward(self, model: DualEncoder, batch: Batch, context: StepContext) -> dict[str, torch.Tensor]:
+            if len(seen) + first == steps - 1 and steps < total:
+                signal.raise_signal(signal.SIGINT)  # Ctrl-C in the middle of a step
+            return super().backward(model, batch, context)
+
+    source = PairBatches([dataset], preprocess, 8, context_length=16, augmentation="light", seed=5)
     config = FitConfig(total, 1e-3, warmup=2, log_every=1, seed=11)
+    objective = Interrupted(parallel, Pixels(preprocess, torch.device("cpu")))
+    state = RunState(parallel, optimizer_of(model, config), Precision(), dict(settings or {}))
+    done = state.resume(checkpoint)
     with contextlib.suppress(KeyboardInterrupt):
         fit(
             model,
@@ -52,8 +59,9 @@ def run(
             config,
             Precision(),
             checkpoint=checkpoint,
-            settings=settings,
-            on_log=seen.append,
+            events=Events(log=seen.append),
+            state=state,
+            first_step=done,
         )
     return seen
 
@@ -86,39 +94,6 @@ def test_checkpoint_of_another_model_is_refused(
     (tmp_path / "cut.pt").write_bytes((tmp_path / "run.pt").read_bytes()[:5000])
     with pytest.raises(WeightsError, match=r"cut\.pt: truncated"):
         run(tiny_model(), colours, 1, 1, tmp_path / "cut.pt")
-
-
-def test_batches_know_every_label(colour_data: Path, tiny_model: Build) -> None:
-    """Relevance against the definition: j describes i if any row with j's text lists i's picture."""
-    dataset = PairDataset.from_muge(colour_data, "train")
-    source = PairBatches(dataset, tiny_model().config.preprocess, 12, 16)
-    labels = {(i, row.text) for row in dataset.texts for i in row.image_ids}
-    texts = {row.text_id: row.text for row in dataset.texts}
-    batches = source.iterate(0)
-    for _ in range(3):
-        batch = next(batches)
-        expected = [[(i, texts[t]) in labels for t in batch["text_id"]] for i in batch["image_id"]]
-        assert batch["relevance"].tolist() == expected
-        assert batch["relevance"].diagonal().all() and batch["relevance"].sum() > 12
-        assert batch["image"].shape == (12, 3, 32, 32) and batch["text"].dtype == torch.int64
-
-
-def test_an_epoch_shows_each_pair_once_and_can_start_anywhere(
-    colours: PairDataset, tiny_model: Build
-) -> None:
-    source = PairBatches(colours, tiny_model().config.preprocess, 8, 16, use_augment=True)
-    stream = source.iterate(0)
-    batches = [next(stream) for _ in range(6)]
-    for epoch in (batches[:3], batches[3:]):
-        assert sorted(i for b in epoch for i in b["image_id"]) == sorted(colours.image_ids)
-    assert batches[0]["image_id"] != batches[3]["image_id"]
-    later = next(source.iterate(4))
-    assert later["image_id"] == batches[4]["image_id"] and torch.equal(later["image"], batches[4]["image"])
-
-
-def test_too_few_pairs_is_said(colours: PairDataset, tiny_model: Build) -> None:
-    with pytest.raises(InputError, match="24 pairs, fewer than the batch size 64"):
-        PairBatches(colours, tiny_model().config.preprocess, 64)
 
 
 KILLED = """
@@ -161,57 +136,3 @@ def test_changed_settings_are_refused(tiny_model: Build, colours: PairDataset, t
     run(tiny_model(), colours, 1, 1, tmp_path / "run.pt", settings={"batch_size": 8})
     with pytest.raises(InputError, match=r"run\.pt: made with batch_size = 8, this run says 9"):
         run(tiny_model(), colours, 2, 2, tmp_path / "run.pt", settings={"batch_size": 9})
-
-
-def test_a_broken_picture_is_left_out_and_named(
-    colour_data: Path, tiny_model: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    rows = (colour_data / "train_imgs.tsv").read_text(encoding="utf-8").splitlines()
-    image_id, data = rows[3].split("\t")
-    rows[3] = f"{image_id}\t{data[: len(data) // 8 * 4]}"  # half a JPEG
-    (tmp_path / "train_imgs.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    shutil.copy(colour_data / "train_texts.jsonl", tmp_path)
-    source = PairBatches(PairDataset.from_muge(tmp_path, "train"), tiny_model().config.preprocess, 8, 16)
-    stream = source.iterate(0)
-    with caplog.at_level("WARNING"):
-        batches = [next(stream) for _ in range(6)]
-    assert sorted(len(b["image_id"]) for b in batches) == [7, 7, 8, 8, 8, 8]
-    assert all(
-        image_id not in b["image_id"] and b["relevance"].shape == (len(b["image"]),) * 2 for b in batches
-    )
-    assert [
-        r.getMessage() for r in caplog.records if f"picture {image_id}: " in r.getMessage()
-    ] == caplog.messages
-    assert len(caplog.messages) == 1
-
-
-def test_fine_tune_from_the_command_line(
-    tiny_model: Build, colour_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A model that knows nothing learns four colours; its files load again; a second call resumes."""
-    from cnclip.data.lmdb_build import build_lmdb
-    from run_scripts.cli import main
-
-    build_lmdb(colour_data, ["train"], tmp_path / "lmdb")
-    save_safetensors(tiny_model(), tmp_path / "start.safetensors")
-    split = str(tmp_path / "lmdb" / "train")
-    command = (
-        f"train --train-data {split} --val-data {split} --model {tmp_path}/start.safetensors "
-        f"--logs {tmp_path}/logs --name run --batch-size 12 --max-epochs 60 --lr 0.002 --warmup 10 "
-        "--save-step-frequency 40 --valid-step-interval 40 --precision fp32 --num-workers 0 --device cpu"
-    ).split()
-    assert main(command) == 0
-    from cnclip.evaluation.evaluator import evaluate
-    from cnclip.model.encoder import Encoder
-
-    run_dir = tmp_path / "logs" / "run"
-    for file in (run_dir / "best.safetensors", run_dir / "checkpoints" / "epoch_latest.pt"):
-        model = load_model(file)
-        result = evaluate(Encoder(model, name="x", fingerprint=""), PairDataset(split))
-        assert result["text_to_image"]["R@1"] == 1.0 and result["text_to_image"]["mAP"] > 0.95, file
-    before = (run_dir / "checkpoints" / "epoch_latest.pt").stat().st_mtime_ns
-    assert main(command) == 0  # nothing left to do
-    assert (run_dir / "checkpoints" / "epoch_latest.pt").stat().st_mtime_ns == before
-    assert main([*command[:-2], "--device", "toaster"]) == 2
-    assert main([*command, "--batch-size", "0"]) == 2
-    assert "--batch-size: " in capsys.readouterr().err

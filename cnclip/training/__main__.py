@@ -1,0 +1,9 @@
+"""`python -m cnclip.training`, also below torchrun: `torchrun --nproc_per_node=8 -m cnclip.training …`."""
+
+from __future__ import annotations
+
+import sys
+
+from cnclip.training.cli import main
+
+sys.exit(main())

@@ -1,0 +1,246 @@
+"""The contrastive objective against plain, whole-batch code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cnclip.model.dual_encoder import DualEncoder
+from cnclip.training.contrastive import Contrastive, LossName, Mix, partners
+from cnclip.training.parallel import Parallel
+from cnclip.training.step import Laps, NonFiniteError, Precision, StepContext
+from cnclip.training.teacher import Pixels, Teacher
+
+Build = Callable[[], DualEncoder]
+SEED = 99
+
+
+def make_batch(rows: int, *, same_text: bool = True, seed: int = 0) -> dict[str, Any]:
+    """Noise pictures; texts of different lengths, every fourth the same, labelled so."""
+    g = torch.Generator().manual_seed(seed)
+    text = torch.randint(1, 1000, (rows, 8), generator=g)
+    for row in range(rows):
+        text[row, 3 + row % 5 :] = 0
+    group = torch.arange(rows)
+    if same_text:
+        group[::4] = 0
+        text[::4] = text[0].clone()
+    return {
+        "image": torch.randint(0, 256, (rows, 3, 32, 32), dtype=torch.uint8, generator=g),
+        "text": text,
+        "valid": torch.ones(rows, dtype=torch.bool),
+        "relevance": group[:, None] == group[None, :],
+    }
+
+
+def objective_of(model: DualEncoder, **options: Any) -> Contrastive:
+    pixels = Pixels(model.config.preprocess, torch.device("cpu"))
+    return Contrastive(Parallel(model), pixels, **options)
+
+
+def gradients(
+    model: DualEncoder, objective: Contrastive, batch: dict[str, Any]
+) -> tuple[dict[str, Tensor], float]:
+    model.train()
+    model.zero_grad()
+    values = objective.backward(model, batch, StepContext(Precision(), SEED, Laps()))
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return found, float(values["loss"].detach())
+
+
+def trimmed(ids: Tensor) -> Tensor:
+    """Without columns that are padding only; dropout draws by shape."""
+    return ids[:, ids.any(0)]
+
+
+def encode_naively(
+    model: DualEncoder, batch: dict[str, Any], parts: int, mask_ratio: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Every part with its own random numbers and its graph kept: what must be equalled, in any memory."""
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in (model.config.preprocess.mean, model.config.preprocess.std)
+    )
+    images, texts = [], []
+    for number, (pixels, ids) in enumerate(
+        zip(batch["image"].chunk(parts), batch["text"].chunk(parts), strict=True)
+    ):
+        torch.manual_seed(SEED * 1_000_003 + number)
+        images.append(
+            model.encode_image(
+                (pixels / 255 - mean) / std, **({"mask_ratio": mask_ratio} if mask_ratio else {})
+            )
+        )
+        texts.append(model.encode_text(trimmed(ids)))
+    return torch.cat(images), torch.cat(texts)
+
+
+def naive_loss(loss: LossName, image: Tensor, text: Tensor, scale: Tensor, relevance: Tensor) -> Tensor:
+    logits = scale * image @ text.T
+    n = len(logits)
+    if loss == "info-nce":
+        return (F.cross_entropy(logits, torch.arange(n)) + F.cross_entropy(logits.T, torch.arange(n))) / 2
+    total = torch.zeros(())
+    if loss == "dual-softmax":  # as Online-CNCLIP has it
+        for s in (logits, logits.T):
+            total = total - torch.log_softmax(s * torch.softmax(s / 1000, dim=0) * n, dim=-1).diag().mean()
+        return total
+    for s, wanted in ((logits, relevance), (logits.T, relevance.T)):
+        for row in range(n):
+            log_p = torch.log_softmax(s[row], 0)
+            total = total - log_p[wanted[row]].mean() / n / 2
+    return total
+
+
+@pytest.mark.parametrize("loss", ["multi-positive", "info-nce", "dual-softmax"])
+@pytest.mark.parametrize("parts", [1, 4])
+def test_gradient_is_that_of_the_whole_batch(tiny_model: Build, loss: LossName, parts: int) -> None:
+    """With dropout: sub-batches draw the same masks in both passes."""
+    model, batch = tiny_model(), make_batch(16)
+    got, value = gradients(model, objective_of(model, loss=loss, sub_batches=parts), batch)
+    model.zero_grad()
+    image, text = encode_naively(model, batch, parts)
+    expected = naive_loss(loss, image, text, model.logit_scale.exp(), batch["relevance"])
+    expected.backward()
+    assert value == pytest.approx(float(expected.detach()), rel=1e-6)
+    wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    whole = torch.stack([g.norm() for g in wanted.values()]).norm()
+    assert got.keys() == wanted.keys()
+    for name, gradient in wanted.items():  # a key's bias cancels in the softmax: its gradient is all rounding
+        error = (got[name] - gradient).norm() / gradient.norm().clamp(min=1e-3 * whole)
+        assert error <= 1e-5, (name, float(error))
+
+
+@pytest.mark.slow
+def test_1024_pairs_in_parts_of_64(tiny_model: Build) -> None:
+    model, batch = tiny_model(), make_batch(1024)
+    got, _ = gradients(model, objective_of(model, sub_batches=16, mask_ratio=0.5), batch)
+    model.zero_grad()
+    image, text = encode_naively(model, batch, 16, mask_ratio=0.5)
+    naive_loss("multi-positive", image, text, model.logit_scale.exp(), batch["relevance"]).backward()
+    whole = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    ours = torch.cat([got[n].flatten() for n, _ in model.named_parameters()])
+    assert (ours - whole).norm() / whole.norm() <= 1e-5
+
+
+def test_dropout_and_masking_are_on(tiny_model: Build) -> None:
+    """The equalities above say nothing if nothing is random."""
+    model, batch = tiny_model(), make_batch(8)
+    model.train()
+    first, second = (encode_naively(model, batch, 1, mask_ratio=0.5) for _ in range(2))
+    torch.manual_seed(1)
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    other = model.encode_text(batch["text"])
+    assert not torch.allclose(first[1], other)
+
+
+def test_unreadable_pictures_take_no_part(tiny_model: Build) -> None:
+    """Rows that are not valid: loss and gradient as if they were not there."""
+    model = tiny_model().eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_p"):
+            module.dropout_p = 0.0
+    batch = make_batch(12)
+    batch["valid"][[2, 7]] = False
+    batch["image"][[2, 7]] = 0
+    kept = [i for i in range(12) if i not in (2, 7)]
+    smaller = {name: value[kept] for name, value in batch.items()}
+    smaller["relevance"] = batch["relevance"][kept][:, kept]
+    for options in ({}, {"sub_batches": 2}, {"loss": "dual-softmax"}):
+        got, loss = gradients(model, objective_of(model, **options), batch)
+        expected, wanted = gradients(
+            model, objective_of(model, loss=options.get("loss", "multi-positive")), smaller
+        )
+        assert loss == pytest.approx(wanted, rel=1e-6)
+        for name, value in expected.items():
+            torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_mixup_against_its_definition(tiny_model: Build, side: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lam x loss to the own row + (1 - lam) x loss to the partner's, for the side that is mixed."""
+    model, batch, share = tiny_model(), make_batch(8, same_text=False), 0.3
+    model.train()
+    mix = Mix(side, share)  # type: ignore[arg-type]
+    monkeypatch.setattr(Mix, "draw", classmethod(lambda *_: mix))
+    got, value = gradients(model, objective_of(model, loss="info-nce", mixup_beta=0.1, sub_batches=2), batch)
+    model.zero_grad()
+    partner = torch.arange(8) ^ 1
+    images, texts = [], []
+    pixels = Pixels(model.config.preprocess, torch.device("cpu")).normalize(batch["image"])
+    for number, rows in enumerate(torch.arange(8).chunk(2)):
+        torch.manual_seed(SEED * 1_000_003 + number)
+        seen = pixels[rows]
+        if side == "image":
+            seen = share * pixels[rows] + (1 - share) * pixels[partner[rows]]
+        images.append(model.encode_image(seen))
+        options = {"mix": (torch.arange(4) ^ 1, share)} if side == "text" else {}
+        texts.append(model.encode_text(trimmed(batch["text"][rows]), **options))
+    logits = model.logit_scale.exp() * torch.cat(images) @ torch.cat(texts).T
+    own = torch.arange(8)
+    expected = sum(
+        (share * F.cross_entropy(s, own) + (1 - share) * F.cross_entropy(s, partner)) / 2
+        for s in (logits, logits.T)
+    )
+    assert isinstance(expected, Tensor)
+    assert value == pytest.approx(float(expected.detach()), rel=1e-5)
+    expected.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(got[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_coins_and_shares_follow_the_seed() -> None:
+    drawn = [Mix.draw(0.1, seed) for seed in range(400)]
+    assert drawn == [Mix.draw(0.1, seed) for seed in range(400)] and Mix.draw(0.0, 1) is None
+    sides = [mix.side for mix in drawn if mix is not None]
+    assert 150 < sides.count("image") < 250
+    extreme = [mix for mix in drawn if mix is not None and not 0.1 < mix.share < 0.9]
+    assert len(extreme) > 250  # Beta(0.1, 0.1) has most of its mass at the ends
+
+
+def test_partners_are_neighbours_that_can_be_read() -> None:
+    valid = torch.tensor([True, True, True, False, True])
+    assert partners(valid).tolist() == [1, 0, 2, 3, 4]
+
+
+def test_teacher_of_the_same_width_and_of_another(tiny_model: Build) -> None:
+    model, batch = tiny_model(), make_batch(8)
+    other = tiny_model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    pixels = Pixels(model.config.preprocess, torch.device("cpu"))
+    plain, loss = gradients(model, objective_of(model), batch)
+    got, with_teacher = gradients(
+        model, objective_of(model, teacher=Teacher(other, pixels), kd_weight=2.0), batch
+    )
+    assert with_teacher > loss and not torch.equal(got["visual.proj"], plain["visual.proj"])
+    torch.manual_seed(SEED * 1_000_003)
+    image = model.encode_image(pixels.normalize(batch["image"]))
+    taught = other.eval().encode_image(pixels.normalize(batch["image"]))
+    assert with_teacher - loss == pytest.approx(
+        2.0 * float((1 - (image * taught).sum(1).mean()).detach()), rel=1e-2
+    )
+    assert all(p.grad is None for p in other.parameters())
+
+
+def test_a_loss_that_is_not_finite_leaves_no_gradient(tiny_model: Build) -> None:
+    model, batch = tiny_model(), make_batch(4)
+    with torch.no_grad():
+        model.text_projection.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="loss is nan"):
+        gradients(model, objective_of(model), batch)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_frozen_tower_gets_no_gradient_and_keeps_its_statistics(tiny_model: Build) -> None:
+    model, batch = tiny_model(), make_batch(8)
+    model.visual.requires_grad_(False)
+    got, _ = gradients(model, objective_of(model, sub_batches=2), batch)
+    assert got and not any(name.startswith("visual.") for name in got)

@@ -1,0 +1,225 @@
+"""Whole fine-tunes of a tiny model on colours, by the command line that users type."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from cnclip.data.dataset import PairDataset
+from cnclip.data.lmdb_build import build_lmdb
+from cnclip.evaluation.evaluator import evaluate
+from cnclip.model.encoder import Encoder
+from cnclip.model.save import save_pt, save_safetensors
+from cnclip.model.weights import load_model
+from cnclip.training.cli import main
+from tests.cnclip.training.conftest import build_tiny_model
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def split(colour_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lmdb")
+    build_lmdb(colour_data, ["train"], folder)
+    return folder / "train"
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("start") / "start.safetensors"
+    save_safetensors(build_tiny_model(), path)
+    return path
+
+
+@pytest.fixture
+def command(split: Path, start: Path, tmp_path: Path) -> list[str]:
+    return (
+        f"--train-data {split} --val-data {split} --model {start} --logs {tmp_path}/logs --name run "
+        "--batch-size 8 --lr 0.002 --warmup 5 --wd 0.001 --precision fp32 --num-workers 0 --device cpu "
+        "--no-tensorboard --log-interval 1"
+    ).split()
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    """Of the newest checkpoint."""
+    saved = torch.load(run / "checkpoints" / "epoch_latest.pt", weights_only=True)
+    found: dict[str, Tensor] = saved["state_dict"]
+    return found
+
+
+def text_of_log(run: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(run.glob("out_*.log")))
+
+
+def test_a_model_that_knows_nothing_learns_four_colours(
+    command: list[str], split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "logs" / "run"
+    options = "--max-epochs 60 --save-step-frequency 40 --save-epoch-frequency 30 --report-training-batch-acc"
+    assert main([*command, *options.split()]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(run)
+    for file in (run / "best.safetensors", run / "checkpoints" / "epoch_latest.pt"):
+        result = evaluate(Encoder(load_model(file), name="x", fingerprint=""), PairDataset(split))
+        assert result["text_to_image"]["R@1"] == 1.0 and result["text_to_image"]["mAP"] > 0.95, file
+    kept = sorted(path.name for path in (run / "checkpoints").iterdir())
+    steps = [f"epoch_{(40 * i - 1) // 3 + 1}_{40 * i}.pt" for i in range(1, 5)]
+    assert kept == sorted(["epoch30.pt", "epoch60.pt", "epoch_latest.pt", *steps])
+    assert {"curves.png", "report.html", "metrics.jsonl"} <= {path.name for path in run.iterdir()}
+    assert "batch_size: 8\n" in next(run.glob("params_*.txt")).read_text()
+    log = text_of_log(run)
+    number = r"\d+\.\d+"
+    assert re.search(
+        rf"Global Steps: 180/180 \| Train Epoch: 60 \[24/24 \(100%\)\] \| Loss: {number} \| "
+        rf"Image2Text Acc: {number} \| Text2Image Acc: {number} \| Data Time: {number}s \| "
+        rf"Batch Time: {number}s \| LR: {number} \| logit_scale: {number} \| Global Batch Size: 8",
+        log,
+    )
+    assert re.search(rf"Validation Result \(epoch 60 @ 180 steps\) \| Valid Loss: {number} \|", log)
+    assert "Full Gallery (epoch 0 @ 0 steps)" in log and "Full Gallery (epoch 60 @ 180 steps)" in log
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r["kind"] == "train"] == list(range(1, 181))
+    assert [r["step"] for r in rows if r["kind"] == "valid"] == list(range(0, 181, 3))
+    before = (run / "checkpoints" / "epoch_latest.pt").stat().st_mtime_ns
+    assert main([*command, *options.split()]) == 0  # nothing left to do
+    assert (run / "checkpoints" / "epoch_latest.pt").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(command: list[str], tmp_path: Path) -> None:
+    """kill -9 somewhere after a checkpoint, dropout and augmentation on, decoding in workers."""
+    command += "--max-steps 24 --save-step-frequency 4 --save-epoch-frequency -1 --use-augment".split()
+    command[command.index("--num-workers") + 1] = "1"
+    assert main([*command, "--name", "whole"]) == 0
+    arguments = [sys.executable, "-m", "cnclip.training", *command, "--name", "killed"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Global Steps: 10/24" in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stderr.close()
+    killed = tmp_path / "logs" / "killed"
+    saved = torch.load(killed / "checkpoints" / "epoch_latest.pt", weights_only=True)
+    assert 8 <= saved["step"] < 24
+    assert main([*command, "--name", "killed"]) == 0
+    whole = weights(tmp_path / "logs" / "whole")
+    for name, value in weights(killed).items():
+        assert torch.equal(value, whole[name]), name
+    rows = [json.loads(line) for line in (killed / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if r["kind"] == "train"] == list(range(1, 25))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_write_one_run(command: list[str], tmp_path: Path, sharded: bool) -> None:
+    options = "--max-steps 6 --valid-step-interval 3".split()
+    alone = [*command, *options, "--name", "alone", "--accum-freq", "2", "--batch-size", "4"]
+    assert main(alone) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    two = [*command, *options, "--name", "two", "--batch-size", "4", *(["--fsdp"] if sharded else [])]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, "-m", "cnclip.training", "--", *two],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = tmp_path / "logs" / "alone", tmp_path / "logs" / "two"
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(other)[name], value, rtol=0, atol=1e-4)
+    assert len(list(other.glob("out_*.log"))) == 1 and text_of_log(other).count("Global Steps: 6/6") == 1
+    scores = []
+    for run in (one, other):
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        scores.append([r["result"]["text_to_image"]["mAP"] for r in rows if r["kind"] == "valid"])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3) and len(scores[0]) == 3
+
+
+def test_harm_is_said_and_the_start_is_kept(command: list[str], tmp_path: Path) -> None:
+    """First a good model, then a learning rate that ruins it."""
+    run = tmp_path / "logs" / "run"
+    assert main([*command, "--max-steps", "120"]) == 0
+    good = run / "best.safetensors"
+    ruin = [
+        *command,
+        "--model",
+        str(good),
+        "--name",
+        "ruin",
+        "--lr",
+        "1.0",
+        "--max-steps",
+        "6",
+        "--early-stop",
+        "1",
+    ]
+    assert main(ruin) == 0
+    assert "never got above its starting point" in text_of_log(tmp_path / "logs" / "ruin")
+    assert "early stop: 1 validations" in text_of_log(tmp_path / "logs" / "ruin")
+    with (
+        safe_open(tmp_path / "logs" / "ruin" / "best.safetensors", "pt") as file,
+        safe_open(good, "pt") as first,
+    ):
+        assert file.metadata()["step"] == "0"
+        assert all(torch.equal(file.get_tensor(name), first.get_tensor(name)) for name in first.keys())  # noqa: SIM118
+    newest = tmp_path / "logs" / "ruin" / "checkpoints" / "epoch_latest.pt"
+    stopped = newest.stat().st_mtime_ns
+    assert main(ruin) == 0 and newest.stat().st_mtime_ns == stopped  # an early stop is an end
+    assert "<html" in (tmp_path / "logs" / "ruin" / "report.html").read_text(encoding="utf-8")
+
+
+def test_other_settings_in_the_same_folder(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command += ["--max-steps", "2"]
+    assert main(command) == 0
+    assert main([*command, "--lr", "0.5"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "made with lr = 0.002, this run says 0.5" in message and "--restart" in message
+    assert main([*command, "--lr", "0.5", "--restart"]) == 0
+    assert main([*command, "--lr", "0.5", "--max-steps", "4"]) == 0  # longer is no other run
+    assert "resuming" in text_of_log(tmp_path / "logs" / "run")
+
+
+def test_resume_of_another_run(command: list[str], tmp_path: Path) -> None:
+    """--resume with and without the resets, as Chinese-CLIP's scripts give it."""
+    at = command.index("--model")
+    del command[at : at + 2]
+    checkpoint = tmp_path / "given.pt"
+    save_pt(build_tiny_model(), checkpoint, epoch=1, step=3)
+    towers = ["--model", "None", "--resume", str(checkpoint)]
+    assert main([*command, *towers, "--max-steps", "5"]) == 2  # a tiny model is no ViT-B-16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--precision fp16", "--precision fp16 needs an accelerator"),
+        ("--batch-size 25", "24 pairs"),
+        ("--device toaster", "device 'toaster' is not available here"),
+        ("--model nowhere.pt", "nowhere.pt"),
+        ("--val-data /nowhere", "/nowhere"),
+        ("--batch-size 0", "--batch-size"),
+    ],
+)
+def test_one_clear_line(
+    command: list[str], options: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, *options.split()]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert message in last and "error:" in last

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import copy
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from cnclip.errors import InputError
+from cnclip.model.config import ModelConfig, TextConfig, VisionConfig, named_config
+from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.efficientnet import EfficientNetLite
+from cnclip.training.lamb import Lamb
+from cnclip.training.optim import OptimizerKind, build_optimizer, layer_depths, parameter_groups
+
+Build = Callable[[], DualEncoder]
+Array = npt.NDArray[np.float64]
+
+
+def lamb_twin(
+    weights: list[Array], grads: list[list[Array]], lrs: list[float], decays: list[float]
+) -> list[Array]:
+    """You et al. 2020, algorithm 2, line by line; the trust ratio only where there is decay."""
+    weights = [w.copy() for w in weights]
+    for i, (w, decay) in enumerate(zip(weights, decays, strict=True)):
+        m, v = np.zeros_like(w), np.zeros_like(w)
+        for t, lr in enumerate(lrs, start=1):
+            g = grads[t - 1][i]
+            m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g**2
+            r = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-6) + decay * w
+            w_norm, r_norm = np.linalg.norm(w), np.linalg.norm(r)
+            w -= lr * (w_norm / r_norm if decay and w_norm and r_norm else 1.0) * r
+    return weights
+
+
+def lamb_of(weights: list[Array], decays: list[float]) -> tuple[list[nn.Parameter], Lamb]:
+    params = [nn.Parameter(torch.tensor(w)) for w in weights]
+    groups = [{"params": [p], "weight_decay": d} for p, d in zip(params, decays, strict=True)]
+    return params, Lamb(groups, betas=(0.9, 0.98), eps=1e-6)
+
+
+def take_steps(optimizer: Lamb, grads: list[list[Array]], lrs: list[float]) -> None:
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for row, lr in zip(grads, lrs, strict=True):
+        for p, g in zip(params, row, strict=True):
+            p.grad = torch.tensor(g)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+
+
+SHAPES = [(5, 7), (3, 2, 4), (6,), (4, 4), ()]
+DECAYS = [0.01, 0.2, 0.0, 0.01, 0.0]
+LRS = [1e-3, 5e-3, 1e-2, 2e-3, 7e-3]
+
+
+@pytest.fixture
+def world() -> tuple[list[Array], list[list[Array]]]:
+    """Weights (the fourth all zeros: no trust ratio at its first step) and five rounds of gradients."""
+    rng = np.random.default_rng(0)
+    weights = [rng.normal(size=shape) for shape in SHAPES]
+    weights[3][:] = 0
+    return weights, [[rng.normal(size=shape) for shape in SHAPES] for _ in LRS]
+
+
+def test_lamb_against_the_paper(world: tuple[list[Array], list[list[Array]]]) -> None:
+    weights, grads = world
+    params, optimizer = lamb_of(weights, DECAYS)
+    take_steps(optimizer, grads, LRS)
+    for p, expected in zip(params, lamb_twin(weights, grads, LRS, DECAYS), strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_lamb_updates_many_tensors_at_once_alike(world: tuple[list[Array], list[list[Array]]]) -> None:
+    """The call accelerators get: all tensors of a group together."""
+    weights, grads = world
+    params = [nn.Parameter(torch.tensor(w)) for w in weights]
+    optimizer = Lamb(params, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05)
+    for row, lr in zip(grads, LRS, strict=True):
+        optimizer.param_groups[0]["lr"] = lr
+        for p, g in zip(params, row, strict=True):
+            p.grad = torch.tensor(g)
+        with torch.no_grad():
+            optimizer._update(params, optimizer.param_groups[0])
+    for p, expected in zip(params, lamb_twin(weights, grads, LRS, [0.05] * len(weights)), strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_lamb_without_gradient_or_size_moves_nothing() -> None:
+    still, zero = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.zeros(2, 2))
+    optimizer = Lamb([still, zero], lr=1.0, weight_decay=0.1)
+    zero.grad = torch.zeros(2, 2)
+    optimizer.step()
+    assert torch.equal(still, torch.ones(3, 3)) and torch.equal(zero, torch.zeros(2, 2))
+    assert still not in optimizer.state
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lamb"])
+def test_state_survives_a_file(kind: OptimizerKind, tiny_model: Build) -> None:
+    """Three steps equal two, a round trip through a file, and one."""
+
+    def step(model: DualEncoder, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        g = torch.Generator().manual_seed(seed)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=g)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * group["lr_scale"]
+        optimizer.step()
+
+    def build(model: DualEncoder) -> torch.optim.Optimizer:
+        return build_optimizer(model, kind=kind, weight_decay=0.1, layer_decay=0.7)
+
+    whole = tiny_model()
+    optimizer = build(whole)
+    for seed in range(2):
+        step(whole, optimizer, seed)
+    file = io.BytesIO()
+    torch.save({"model": whole.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    step(whole, optimizer, 2)
+
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    resumed = tiny_model()
+    resumed.load_state_dict(saved["model"])
+    later = build(resumed)
+    later.load_state_dict(saved["optimizer"])
+    step(resumed, later, 2)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_fused_adamw_follows_the_definition(tiny_model: Build) -> None:
+    """Against torch's plain loop, in double precision."""
+    model = tiny_model()
+    twin = copy.deepcopy(model).double()
+    optimizer = build_optimizer(model, weight_decay=0.2)
+    assert optimizer.defaults["fused"] is True
+    groups = parameter_groups(twin, weight_decay=0.2)
+    plain = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6, foreach=False)
+    for _ in range(4):
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.double()
+        for each in (optimizer, plain):
+            for group in each.param_groups:
+                group["lr"] = 1e-2
+            each.step()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(p.double(), q, atol=1e-6)
+
+
+def test_frozen_parameters_are_left_out(tiny_model: Build) -> None:
+    model = tiny_model()
+    model.visual.requires_grad_(False)
+    held = {id(p) for group in parameter_groups(model, weight_decay=0.1) for p in group["params"]}
+    assert held == {id(p) for p in model.parameters() if p.requires_grad}
+    model.requires_grad_(False)
+    with pytest.raises(InputError, match="every parameter is frozen"):
+        build_optimizer(model, weight_decay=0.1)
+
+
+def test_unknown_optimizer_is_said(tiny_model: Build) -> None:
+    with pytest.raises(InputError, match="unknown optimizer 'sgd'; known: adamw, lamb"):
+        build_optimizer(tiny_model(), kind="sgd", weight_decay=0.1)  # type: ignore[arg-type]
+
+
+def scales(model: nn.Module, **settings: object) -> dict[str, float]:
+    groups = parameter_groups(model, weight_decay=0.1, **settings)  # type: ignore[arg-type]
+    by_id = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    return {name: by_id[id(p)] for name, p in model.named_parameters()}
+
+
+def test_layers_learn_more_slowly_downwards(tiny_model: Build) -> None:
+    """BEiT's rule: head 1, last layer d, first of n layers d^n, stem d^(n+1). The tiny ViT has 2, BERT 1."""
+    scale = scales(tiny_model(), layer_decay=0.5)
+    for name, value in scale.items():
+        if name.startswith("visual.transformer.resblocks."):
+            expected = 0.5 if ".resblocks.1." in name else 0.25
+        elif name.startswith("bert.encoder.layer.0."):
+            expected = 0.5
+        elif name.startswith("bert.embeddings."):
+            expected = 0.25
+        elif name.startswith(("visual.proj", "visual.ln_post", "text_projection", "logit_scale")):
+            expected = 1.0
+        else:  # conv1, class_embedding, positional_embedding, ln_pre
+            expected = 0.125
+        assert value == expected, name
+
+
+def test_layer_decay_and_prefix_factors_multiply(tiny_model: Build) -> None:
+    scale = scales(tiny_model(), layer_decay=0.5, lr_scales={"visual": 2.0, "visual.proj": 5.0})
+    assert scale["visual.proj"] == 5.0 and scale["visual.conv1.weight"] == 0.25
+    assert scale["visual.transformer.resblocks.1.ln_1.weight"] == 1.0 and scale["text_projection"] == 1.0
+    assert set(scales(tiny_model()).values()) == {1.0}
+
+
+def test_depths_of_convolutional_towers() -> None:
+    lite = DualEncoder(named_config("EfficientNet-Lite0", "RBT-tiny-chinese"))
+    depths, tower = layer_depths(lite), lite.visual
+    assert isinstance(tower, EfficientNetLite)
+    blocks = len(tower.blocks)
+    assert depths["visual.stem.0.weight"] == blocks + 1
+    assert depths["visual.blocks.0.layers.0.weight"] == blocks
+    assert depths[f"visual.blocks.{blocks - 1}.layers.0.weight"] == 1
+    assert depths["visual.head.0.weight"] == depths["visual.proj.weight"] == depths["visual.proj.bias"] == 0
+    tower.freeze(3)
+    assert layer_depths(lite) == depths
+
+    vision = VisionConfig(16, 32, (2, 1, 1, 1), 8, vision_head_width=16, tower="resnet")
+    text = TextConfig(text_hidden_size=16, text_num_attention_heads=2, text_num_hidden_layers=1)
+    depths = layer_depths(DualEncoder(ModelConfig("tiny", "tiny", vision, text)))
+    assert depths["visual.conv2.weight"] == depths["visual.bn3.bias"] == 5
+    assert depths["visual.layer1.1.conv3.weight"] == depths["visual.layer1.0.downsample.0.weight"] == 4
+    assert depths["visual.layer4.0.bn1.weight"] == 1
+    assert depths["visual.attnpool.positional_embedding"] == depths["visual.attnpool.c_proj.weight"] == 0
+
+
+SHARDED = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from cnclip.training.optim import build_optimizer
+
+rank, store, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+torch.manual_seed(0)
+plain = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3))
+torch.manual_seed(0)
+sharded = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3))
+fully_shard(sharded, mesh=dist.init_device_mesh("cpu", (2,)))
+optimizers = [build_optimizer(m, kind=kind, weight_decay=0.1) for m in (plain, sharded)]
+x = torch.randn(4, 6)
+for _ in range(3):
+    for model, optimizer in zip((plain, sharded), optimizers):
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05
+        optimizer.step()
+for p, q in zip(plain.parameters(), sharded.parameters(), strict=True):
+    torch.testing.assert_close(p.detach(), q.full_tensor().detach(), rtol=1e-5, atol=1e-6)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("kind", ["adamw", "lamb"])
+def test_sharded_parameters_move_as_whole_ones(kind: str, tmp_path: Path) -> None:
+    """FSDP2 over two processes."""
+    command = [sys.executable, "-c", SHARDED]
+    processes = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "store"), kind], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
