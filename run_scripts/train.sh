@@ -178,14 +178,16 @@ if [ -z "$GPUS_PER_NODE" ]; then
   GPUS_PER_NODE=$("$PY" -c 'import torch; print(torch.accelerator.device_count())')
 fi
 processes=$((GPUS_PER_NODE > 1 ? GPUS_PER_NODE : 1))
-command=("$PY")
+# `--` keeps torchrun from taking our --logs for an abbreviation of its own --logs-specs.
 if [ "$WORKER_CNT" -gt 1 ]; then
-  command+=(-m torch.distributed.run "--nproc_per_node=$processes" "--nnodes=$WORKER_CNT" "--node_rank=$RANK"
-    "--master_addr=$MASTER_ADDR" "--master_port=$MASTER_PORT")
+  command=("$PY" -m torch.distributed.run "--nproc_per_node=$processes" "--nnodes=$WORKER_CNT" "--node_rank=$RANK"
+    "--master_addr=$MASTER_ADDR" "--master_port=$MASTER_PORT" -m -- cnclip.training)
 elif [ "$processes" -gt 1 ]; then
-  command+=(-m torch.distributed.run --standalone "--nproc_per_node=$processes")
+  command=("$PY" -m torch.distributed.run --standalone "--nproc_per_node=$processes" -m -- cnclip.training)
+else
+  command=("$PY" -m cnclip.training)
 fi
-command+=(-m cnclip.training "${flags[@]}" "$@")
+command+=("${flags[@]}" "$@")
 unset RANK WORLD_SIZE LOCAL_RANK  # of a cluster's scheduler: they count machines, ours count processes
 if [ -n "$DRY_RUN" ]; then
   printf '%q ' "${command[@]}"

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cnclip.errors import InputError
 from cnclip.model.config import ModelConfig, TextConfig, VisionConfig
@@ -147,12 +149,11 @@ class _HFTower(nn.Module):
 
     def set_grad_checkpointing(self, enabled: bool) -> None:
         """Recompute layers in the backward pass, where the kind can (convolutional ones cannot)."""
-        if not self.model.supports_gradient_checkpointing:
-            return
-        if enabled:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        else:
-            self.model.gradient_checkpointing_disable()
+        if self.model.supports_gradient_checkpointing:
+            # The public way would also make the embeddings of a frozen tower ask for gradients.
+            self.model._set_gradient_checkpointing(
+                enable=enabled, gradient_checkpointing_func=partial(checkpoint, use_reentrant=False)
+            )
 
     def stored_names(self) -> dict[str, str]:
         """Name of each weight in this version of transformers -> its name in published files, in all."""

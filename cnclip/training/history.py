@@ -33,7 +33,7 @@ class Scores:
 
     @classmethod
     def of(cls, step: int, result: Mapping[str, Any]) -> Scores:
-        """From what `evaluate` returns, perhaps with an in-batch "loss" beside it."""
+        """From what `evaluate` returns, perhaps with "in_batch": {"loss", …} beside it."""
         metrics = {
             direction: numbers(result[direction])
             for direction in DIRECTIONS
@@ -41,12 +41,13 @@ class Scores:
         }
         plain = numbers(result)
         queries, gallery = plain.get("n_queries"), plain.get("n_gallery")
+        in_batch = result.get("in_batch")
         return cls(
             step,
             metrics,
             None if queries is None else int(queries),
             None if gallery is None else int(gallery),
-            plain.get("loss"),
+            numbers(in_batch).get("loss") if isinstance(in_batch, Mapping) else None,
         )
 
 
@@ -130,11 +131,11 @@ def read_history(folder: Path) -> History:
 
 
 def numbers(mapping: Mapping[str, Any]) -> dict[str, float]:
-    """The entries of `mapping` that are finite numbers."""
+    """The entries of `mapping` that are finite numbers, of a size that can be drawn."""
     return {
         name: float(value)
         for name, value in mapping.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30
     }
 
 

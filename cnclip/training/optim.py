@@ -19,10 +19,12 @@ _NO_DECAY = ("bn", "ln", "LayerNorm", "bias", "logit_scale")
 # Where torch has AdamW as one kernel. On CPU 3x the speed of the others on ViT-B/16 + RoBERTa-base, and the
 # same bits whatever the number of threads.
 _FUSED_DEVICES = {"cpu", "cuda", "xpu", "mps"}
-# A tower's layers: resblocks.3 (ViT), layer.3 (BERT), blocks.3 (EfficientNet), layer3 (a stage of a ResNet)
-_LAYER = re.compile(r"(visual|bert)\.(?:\w+\.)*?(?:resblocks\.|blocks\.|layers?\.?)(\d+)\.")
+# A tower's layers: resblocks.3 (ViT), layer.3 (BERT), blocks.3 (EfficientNet), layer3 (a stage of a ResNet),
+# and those of transformers' towers under model.; the outermost number counts.
+_LAYER = re.compile(r"(visual|bert)\.(?:\w+\.)*?(?:resblocks\.|blocks\.|stages\.|layers?\.?)(\d+)\.")
 _STEM = re.compile(
-    r"(visual|bert)\.(?:stem|conv\d|bn\d|ln_pre|class_embedding|positional_embedding|(?:\w+\.)*?embeddings)\b"
+    r"(visual|bert)\.(?:stem|conv\d|bn\d|ln_pre|class_embedding|positional_embedding"
+    r"|model\.(?:\w+\.)*?(?:embeddings|embeddings_project|embedder|pre_layrnorm)|embeddings)(?:\.|$)"
 )
 
 

@@ -90,7 +90,7 @@ class Records:
         self._scalars("train", step, values)
 
     def valid(self, step: int, epoch: int, result: Mapping[str, Any]) -> None:
-        """What `evaluate` returned, with the numbers of batches beside it: "loss", "i2t_acc", "t2i_acc"."""
+        """What `evaluate` returned, perhaps with "in_batch": {"loss", …} beside it."""
         self._row("valid", step, {"epoch": epoch, "result": result})
         self._scalars("valid", step, _flat(result))
 

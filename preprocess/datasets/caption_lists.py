@@ -25,18 +25,23 @@ _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 class Listed(NamedTuple):
-    """A caption with the id its list gives it (made of picture and number where it has none) and its
-    picture's file name without the extension."""
+    """A caption with the id its list gives it (made of picture and number where it has none), and its picture
+    as the list calls it."""
 
     key: str
-    stem: str
+    name: str
     text: str
+
+    @property
+    def stem(self) -> str:
+        """The picture's name without the extension of its file."""
+        extension = next((ending for ending in _EXTENSIONS if self.name.lower().endswith(ending)), "")
+        return self.name[: len(self.name) - len(extension)]
 
     @property
     def file_name(self) -> str:
         """The picture's file; lists may leave `.jpg` out, and mean no other extension then."""
-        name = self.key.split("#")[0]
-        return f"{name}.jpg" if name == self.stem else name
+        return f"{self.name}.jpg" if self.name == self.stem else self.name
 
 
 def read_list(path: Path) -> Iterator[tuple[str, Listed | RowError]]:
@@ -63,7 +68,7 @@ def _keyed(line: str) -> Listed | RowError:
     match = _KEYED.fullmatch(line)
     if match is None:
         return RowError("(all)", "expected image#number and a caption")
-    return Listed(f"{match[1]}#{match[2]}", _stem(match[1]), match[3] or "")
+    return Listed(f"{match[1]}#{match[2]}", match[1], match[3] or "")
 
 
 def _piped(line: str) -> Listed | RowError:
@@ -71,7 +76,7 @@ def _piped(line: str) -> Listed | RowError:
     if match is None:
         return RowError("(all)", "expected image| number| caption")
     name = match[1].strip()
-    return Listed(f"{name}#{match[2].strip()}", _stem(name), match[3])
+    return Listed(f"{name}#{match[2].strip()}", name, match[3])
 
 
 def _comma_separated(path: Path) -> Iterator[tuple[str, Listed | RowError]]:
@@ -81,10 +86,5 @@ def _comma_separated(path: Path) -> Iterator[tuple[str, Listed | RowError]]:
             yield where, record
         else:
             name = record["image"].strip()
-            yield where, Listed(f"{name}#{numbers[name]}", _stem(name), record["caption"])
+            yield where, Listed(f"{name}#{numbers[name]}", name, record["caption"])
             numbers[name] += 1
-
-
-def _stem(name: str) -> str:
-    extension = next((ending for ending in _EXTENSIONS if name.lower().endswith(ending)), "")
-    return name[: len(name) - len(extension)]

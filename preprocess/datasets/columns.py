@@ -16,9 +16,8 @@ def caption_column(columns: Collection[str], where: str) -> str:
     for name in CAPTION_COLUMNS:
         if name in columns:
             return name
-    raise InputError(
-        f"{where}: no column of captions ({', '.join(CAPTION_COLUMNS)}) among {', '.join(map(repr, columns))}"
-    )
+    known, there = ", ".join(CAPTION_COLUMNS), ", ".join(map(repr, columns))[:200]
+    raise InputError(f"{where}: no column of captions ({known}) among {there}")
 
 
 def captions_of(

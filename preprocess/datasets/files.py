@@ -109,13 +109,15 @@ def records(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, 
         except csv.Error as error:
             yield where, RowError("(all)", "not csv", str(error))
             continue
+        if not fields:
+            continue
         if not header:
             header = _header(fields, needed, where)
         elif any(map(SURROGATE.search, fields)):
             yield where, RowError("(all)", "not UTF-8")
         elif len(fields) == len(header):
             yield where, dict(zip(header, fields, strict=True))
-        elif fields:
+        else:
             yield where, RowError("(all)", f"expected {len(header)} columns", f"found {len(fields)}")
     if not header:
         raise InputError(f"{path}: empty, without even a header")
@@ -125,7 +127,8 @@ def _header(fields: list[str], needed: Sequence[str], where: str) -> list[str]:
     header = [field.strip() for field in fields]
     lacking = [column for column in needed if column not in header]
     if lacking:
-        raise InputError(f"{where}: no column {lacking[0]!r}; the header is {', '.join(map(repr, header))}")
+        shown = ", ".join(map(repr, header))[:200]
+        raise InputError(f"{where}: no column {lacking[0]!r}; the header is {shown}")
     return header
 
 

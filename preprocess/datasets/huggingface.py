@@ -25,8 +25,6 @@ from preprocess.datasets.files import SPLIT_NAMES, find, lines, records, split_o
 from preprocess.datasets.parquet import ParquetPictures, parquet_rows
 from preprocess.datasets.rows import Bad, PictureFolder, Row, RowError, Split
 
-_METADATA = ("metadata.jsonl", "metadata.csv")
-
 
 def open_huggingface(source: Path, images: Path | None) -> dict[str, Split]:
     """SOURCE: the dataset's folder, or one metadata or parquet file; IMAGES: what file_name is relative to.
@@ -104,7 +102,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        yield (
-            where,
-            record if isinstance(record, dict) else RowError("(all)", "not a JSON object on one line"),
-        )
+        if isinstance(record, dict):
+            yield where, record
+        else:
+            yield where, RowError("(all)", "not a JSON object on one line")

@@ -2,7 +2,7 @@
 
     {"images": [{"filepath": "val2014", "filename": "COCO_val2014_000000391895.jpg", "cocoid": 391895,
                  "split": "test", "sentences": [{"raw": "A man with a red helmet …", "sentid": 770337}]}]}
-Splits: train, restval (COCO only: what is left of val2014; nearly everyone trains on it too), val and test.
+Splits: train, restval (COCO only: what is left of val2014; most people train on both), val and test.
 Source: karpathy/neuraltalk2, coco/coco_preprocess.ipynb, and mehdidc/retrieval_annotations.
 A picture's id is its cocoid, else the stem of its file name, as in the lists of captions of Flickr30k.
 """

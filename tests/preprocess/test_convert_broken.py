@@ -86,6 +86,7 @@ def test_csv_that_cannot_be_used_at_all(tmp_path: Path) -> None:
     path = tmp_path / "train_anno.csv"
     for content, why in (
         (b"", "train_anno.csv: empty, without even a header"),
+        (b"\n\nimage,text\n", "train_anno.csv:3: no column 'caption'"),
         (
             b"image,image_id,text\n1.jpg,1,a\n",
             r"train_anno.csv:1: no column 'caption'; the header is 'image'",

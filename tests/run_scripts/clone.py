@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# $1 of the real Python's checks, pip, the settings and the building of LMDBs work; training is only noted.
+# Python's version, pip and the settings work; LMDBs and training are noted, or with REALLY made.
 _FAKE_PYTHON = """#!/usr/bin/env bash
 case "$*" in
   *device_count*) echo "${{FAKE_DEVICES:-0}}"; exit 0 ;;
@@ -19,11 +19,11 @@ case "$*" in
   *--version*) echo "Python 3.11.0"; exit 0 ;;
 esac
 real() {{ PYTHONPATH="{root}" exec "{python}" "$@"; }}
+if [ -n "${{REALLY:-}}" ]; then real "$@"; fi
 case "$*" in
   *--print-config*) real "$@" ;;
   "-m run_scripts.cli build-lmdb"*) printf '%s\\n' "$*" >>"{clone}/builds"; mkdir -p "$5/lmdb/$7"; exit 0 ;;
 esac
-if [ -n "${{REALLY:-}}" ]; then real "$@"; fi
 {{ pwd; env; }} >"{clone}/surroundings"
 printf '%s\\n' "$@" >"{clone}/command"
 exit "${{FAKE_EXIT:-0}}"

@@ -157,7 +157,8 @@ def test_the_gallery_line_has_a_name_of_its_own() -> None:
     assert text == (
         "Full Gallery (epoch 1 @ 150 steps) | Text2Image R@1: 10.00 | Text2Image R@5: 20.00 | "
         "Text2Image R@10: 30.00 | Text2Image Mean Recall: 20.00 | Image2Text R@1: 20.00 | "
-        "Image2Text R@5: 40.00 | Image2Text R@10: 60.00 | Image2Text Mean Recall: 40.00 | Queries: 141 | Gallery: 812"
+        "Image2Text R@5: 40.00 | Image2Text R@10: 60.00 | Image2Text Mean Recall: 40.00 | "
+        "Queries: 141 | Gallery: 812"
     )
     assert "Validation Result" not in text
     assert "Acc:" not in text  # what a script takes for in-batch accuracy
