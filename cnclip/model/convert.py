@@ -90,7 +90,7 @@ def _identity(loaded: LoadedWeights) -> str:
     return fingerprint(loaded.state_dict, loaded.config)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _probe(model: DualEncoder) -> tuple[Tensor, Tensor]:
     """Embeddings of fixed noise pictures (B, D) and fixed texts (T, D)."""
     side = model.config.vision.image_resolution

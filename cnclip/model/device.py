@@ -44,6 +44,15 @@ def local_device(name: str | None, local_rank: int) -> torch.device:
     return torch.device(device.type, local_rank)
 
 
+def accelerator_names() -> list[str]:
+    """What this machine has beside its CPU, by index."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return []
+    name = getattr(torch.get_device_module(accelerator), "get_device_name", lambda _: accelerator.type)
+    return [str(name(index)) for index in range(torch.accelerator.device_count())]
+
+
 @functools.cache
 def cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 in hardware (AVX512-BF16, AMX, Arm BF16)."""

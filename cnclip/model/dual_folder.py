@@ -22,7 +22,6 @@ from cnclip.model.hf_tower import (
     TEXT_KINDS,
     HFText,
     HFVision,
-    Kind,
     transformers,
     transformers_config,
 )
@@ -34,7 +33,6 @@ from cnclip.model.zoo import Folder, build_zoo_model, fill_tower, image_tower, n
 # (theirs, ours); the projections are each other's transpose
 _SCALE = "logit_scale"
 _PROJECTIONS = (("visual_projection.weight", "visual.proj"), ("text_projection.weight", "text_projection"))
-_TOWERS = (("vision_model.", "visual"), ("text_model.", "bert"))
 _PROBE_TEXTS = ("a red dress", "红色连衣裙", "two dogs run through the snow")
 
 
@@ -57,11 +55,9 @@ def from_dual_encoder(path: Path, raw: RawCheckpoint) -> tuple[dict[str, Tensor]
         preprocess=preprocess,
     )
     model = DualEncoder(config)
-    for prefix, ours in _TOWERS:
-        tower = model.get_submodule(ours)
-        own = {n.removeprefix(prefix): t for n, t in raw.tensors.items() if n.startswith(prefix)}
+    for tower in (model.visual, model.bert):
         if isinstance(tower, HFVision | HFText):
-            fill_tower(tower, own, str(path))
+            fill_tower(tower, raw.tensors, str(path))
     state = model.state_dict()
     for theirs, name in _PROJECTIONS:
         state[name] = raw.tensors[theirs].t()
@@ -93,17 +89,17 @@ def to_dual_encoder(
         "logit_scale_init_value": 2.6592,
         **sections,
     }
-    kinds: tuple[Kind, ...] = (
-        IMAGE_KINDS[sections["vision_config"]["model_type"]],
-        TEXT_KINDS[sections["text_config"]["model_type"]],
-    )
+    # transformers before version 5 wants its inner prefix, later versions take both
+    towers = {
+        "visual.model.": HFVision.side + IMAGE_KINDS[sections["vision_config"]["model_type"]].prefix,
+        "bert.model.": HFText.side + TEXT_KINDS[sections["text_config"]["model_type"]].prefix,
+    }
     out = {theirs: weights[name].t().contiguous() for theirs, name in _PROJECTIONS}
     out[_SCALE] = weights[_SCALE]
-    for (prefix, ours), kind in zip(_TOWERS, kinds, strict=True):
+    for ours, theirs in towers.items():
         for name, tensor in weights.items():
-            if name.startswith(f"{ours}.model."):
-                # transformers before version 5 wants the inner prefix, later versions take both
-                out[prefix + kind.prefix + name.removeprefix(f"{ours}.model.")] = tensor.contiguous()
+            if name.startswith(ours):
+                out[theirs + name.removeprefix(ours)] = tensor.contiguous()
     return values, out, _tokenizer_files(config)
 
 
@@ -155,14 +151,14 @@ def _probe_images(config: ModelConfig) -> Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _ours(model: DualEncoder) -> tuple[Tensor, Tensor]:
     length = min(model.config.context_length, model.config.text.text_max_position_embeddings)
     ids = torch.from_numpy(tokenizer_of(model.config)(_PROBE_TEXTS, length))
     return model.encode_image(_probe_images(model.config)), model.encode_text(ids)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _theirs(folder: Path, config: ModelConfig) -> tuple[Tensor, Tensor]:
     library = transformers()
     model = library.VisionTextDualEncoderModel.from_pretrained(str(folder), local_files_only=True).eval()

@@ -169,7 +169,9 @@ class Encoder:
         return torch.addcmul(self._shift, raw.float(), self._scale).to(self.dtype)
 
     def _inference(self) -> _Inference:
-        return _Inference(self.model, self.device, self._autocast, self._training)
+        # transformers keeps some tensors for all its models to come (BEiT's positions).
+        trains = self._training or self.model.config.uses_transformers
+        return _Inference(self.model, self.device, self._autocast, trains)
 
 
 class _Inference:

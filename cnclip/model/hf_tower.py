@@ -30,7 +30,7 @@ class Kind:
     pooling: used by default. "pooler" where the pooled output is part of the pretrained tower (CLIP's
     LayerNorm on [CLS], Swin's mean, SigLIP's attention head); "cls" where it is a dense layer that
     pretraining left behind (ViT, BERT), which is then removed.
-    prefix: under which transformers before version 5 keeps the tower's weights.
+    prefix: under which transformers before version 5 keeps the weights inside the tower.
     """
 
     pooling: Pooling
@@ -126,7 +126,12 @@ def positions_of(config: Any) -> int:
 
 
 class _HFTower(nn.Module):
-    """A transformers model without the parts that would never get a gradient."""
+    """A transformers model without the parts that would never get a gradient.
+
+    side: prefix of this tower's weights in files that hold both.
+    """
+
+    side: str
 
     def __init__(self, text: str, pooling: str, kinds: Mapping[str, Kind], source: str) -> None:
         super().__init__()
@@ -170,6 +175,8 @@ class _HFTower(nn.Module):
 class HFVision(_HFTower):
     """Pictures (B, 3, R, R), normalised, to embeddings (B, embed_dim), not of unit length."""
 
+    side = "vision_model."
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__(config.hf_config, config.hf_pooling, IMAGE_KINDS, "image tower")
         width = width_of(self.model.config)
@@ -189,6 +196,8 @@ class HFText(_HFTower):
         ids: int64 (B, L): the tokenizer's ids + 1, zero = padding (see cnclip.model.tokens).
         mix: mixup on the word embeddings, as in Bert.
     """
+
+    side = "text_model."
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__(config.hf_config, config.text_pooling, TEXT_KINDS, "text tower")

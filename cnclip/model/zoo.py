@@ -206,7 +206,7 @@ def fill_tower(tower: HFVision | HFText, tensors: Mapping[str, Tensor], source: 
     """
     model: nn.Module = tower.model
     names = {stored: name for name, stored in tower.stored_names().items()}
-    prefixes = (f"{tower.model.base_model_prefix}.", tower.kind.prefix, "")
+    prefixes = (f"{tower.model.base_model_prefix}.", tower.side, tower.side + tower.kind.prefix, "")
     weights = {
         name: tensor
         for name, tensor in tower_names(tensors, names.keys(), prefixes).items()

@@ -89,7 +89,11 @@ def distill(
     def log(progress: Progress) -> None:
         values = " | ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
         logger.info(
-            "distill %d/%d | %s | %.2f s", progress.step, progress.total_steps, values, progress.times["batch_s"]
+            "distill %d/%d | %s | %.2f s",
+            progress.step,
+            progress.total_steps,
+            values,
+            progress.times["batch_s"],
         )
 
     source = CorpusBatches(corpus, batch_size, config.seed)

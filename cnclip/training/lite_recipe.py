@@ -111,7 +111,9 @@ def _fit_towers(
 
     def log(progress: Progress) -> None:
         values = " ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())
-        logger.info("%d/%d %s | %.2f s", progress.step, progress.total_steps, values, progress.times["batch_s"])
+        logger.info(
+            "%d/%d %s | %.2f s", progress.step, progress.total_steps, values, progress.times["batch_s"]
+        )
 
     def validate(step: int) -> None:
         result = evaluate(Encoder.of_training_model(model, bf16=bf16), valid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,27 @@ def train(
         with contextlib.ExitStack() as stack:
             if world.is_main:
                 stack.enter_context(log_file(run, logging.DEBUG if config.debug else logging.INFO))
+            stack.enter_context(_said_once("cnclip.text", "cnclip.model.tokens"))
             _train(config, run, world, on_progress, learner)
         world.wait()
     return run
+
+
+@contextlib.contextmanager
+def _said_once(*loggers: str) -> Iterator[None]:
+    """Let each kind of message of these loggers through once: a batch with a cut text is nothing new."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        known = record.msg in seen
+        seen.add(str(record.msg))
+        return not known
+
+    with contextlib.ExitStack() as stack:
+        for name in loggers:
+            logging.getLogger(name).addFilter(is_new)
+            stack.callback(logging.getLogger(name).removeFilter, is_new)
+        yield
 
 
 def _open_run(config: TrainConfig, world: World) -> Path:

@@ -18,6 +18,7 @@ import torch
 
 from cnclip.errors import InputError
 from cnclip.model.atomic import replacing
+from cnclip.model.device import accelerator_names
 from cnclip.printable import printable
 from cnclip.training.sinks import Sink, tensorboard_sink, wandb_sink
 
@@ -167,12 +168,7 @@ def hardware() -> dict[str, Any]:
     facts: dict[str, Any] = {"system": platform.platform(), "processor": _processor(), "cores": cores}
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         facts["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
-    facts["accelerators"] = [
-        torch.cuda.get_device_name(i)
-        if torch.cuda.is_available()
-        else str(torch.accelerator.current_accelerator())
-        for i in range(torch.accelerator.device_count())
-    ]
+    facts["accelerators"] = accelerator_names()
     facts["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
     return {
         **facts,

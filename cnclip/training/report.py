@@ -71,7 +71,7 @@ def verdict(start: Scores | None, best: Scores | None, end: Scores | None) -> Ve
         return Verdict("neutral", "No verdict", f"{found} The start was not measured.")
     change = f"from {percent(before)} % to {percent(after)} % ({points(before, after)} points)"
     sentence = f"Mean recall from text to image went {change} by step {end.step}."
-    if best is not None and best.step != end.step:
+    if best is not None and tone(after, best.get("mean_recall")) == "good":
         where = "before the first step" if best.step == 0 else f"at step {best.step}"
         sentence += f" The best, {percent(best.get('mean_recall'))} %, was {where}."
     headline = {

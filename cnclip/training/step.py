@@ -50,14 +50,18 @@ class Precision:
 
 
 class Laps:
-    """Seconds by stage of one step. On accelerators stages overlap, and a stage shows what was waited for."""
+    """Seconds by stage of one step. An accelerator is waited for at each mark, or its work would count for the
+    stage after."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | None = None) -> None:
         self.seconds: dict[str, float] = {}
+        self._accelerated = device is not None and device.type != "cpu"
         self._last = time.perf_counter()
 
     def mark(self, stage: str) -> None:
         """The time since the last mark belongs to `stage`."""
+        if self._accelerated:
+            torch.accelerator.synchronize()
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
@@ -137,7 +141,7 @@ def train_step(
     Raises:
         NonFiniteError: the loss or gradient is not finite; weights and optimizer state are as before.
     """
-    laps = laps or Laps()
+    laps = laps or Laps(precision.device)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
     _train_mode(model)

@@ -79,7 +79,9 @@ class SharedEncoder:
         padded = torch.full((most, self.dim), torch.nan)
         padded[: len(rows)] = torch.from_numpy(rows)
         gathered = self.world.gather(padded.to(self.world.device)).cpu().numpy()
-        in_turn: FloatArray = gathered.reshape(self.world.size, most, self.dim).swapaxes(0, 1).reshape(-1, self.dim)
+        in_turn: FloatArray = (
+            gathered.reshape(self.world.size, most, self.dim).swapaxes(0, 1).reshape(-1, self.dim)
+        )
         whole: FloatArray = in_turn[:total]
         return whole
 

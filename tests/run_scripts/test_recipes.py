@@ -143,7 +143,7 @@ def test_tiny_training_from_nothing(clone: Clone) -> None:
     run = folder / "experiments" / "tiny_train_vit"
     assert answer.stdout.splitlines()[-1] == str(run.resolve())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-    scores = [row["mean_recall"] for row in rows if row["kind"] == "valid"]
+    scores = [row["result"]["text_to_image"]["mean_recall"] for row in rows if row["kind"] == "valid"]
     assert scores[0] < 0.2 and scores[-1] > 0.8, scores
     again = clone.run("tiny_train_vit.sh", folder, REALLY="1", OMP_NUM_THREADS="1")
     assert again.returncode == 0, again.stderr

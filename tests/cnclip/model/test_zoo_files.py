@@ -132,13 +132,12 @@ def test_conversion(tmp_path: Path) -> None:
 
 def test_a_mixed_model_keeps_its_own_tower_flexible(tmp_path: Path) -> None:
     text_folder(tmp_path / "text")
-    model = build_zoo_model("ViT-B-32", f"hf:{tmp_path / 'text'}", 24)
-    small = replace(model.config.vision, vision_layers=1, vision_width=64)
-    model = DualEncoder(replace(model.config, vision=small)).eval()
+    config = build_zoo_model("EfficientNet-Lite0", f"hf:{tmp_path / 'text'}", 24).config
+    model = DualEncoder(replace(config_of(OUR_VIT), text=config.text)).eval()
     save_safetensors(model, tmp_path / "model.safetensors")
-    larger = build_model(load_checkpoint(tmp_path / "model.safetensors", resolution=256))
-    assert larger.visual.positional_embedding.shape == (65, 64)
-    assert larger.encode_image(images_for(larger.config, 1)).shape == (1, 24)
+    larger = build_model(load_checkpoint(tmp_path / "model.safetensors", resolution=96))
+    assert larger.visual.positional_embedding.shape == (37, 128)
+    assert larger.encode_image(images_for(larger.config, 1)).shape == (1, 32)
     with pytest.raises(InputError, match="two hf: towers"):
         save_hf(model, tmp_path / "folder")
 

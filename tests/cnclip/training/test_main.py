@@ -223,3 +223,8 @@ def test_one_clear_line(
     assert main([*command, *options.split()]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert message in last and "error:" in last
+
+
+def test_cut_texts_are_said_once(command: list[str], tmp_path: Path) -> None:
+    assert main([*command, "--context-length", "3", "--max-steps", "4", "--skip-initial-validation"]) == 0
+    assert text_of_log(tmp_path / "logs" / "run").count("texts cut to 3 tokens") == 1

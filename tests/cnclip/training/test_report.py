@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import logging
 import re
@@ -17,14 +16,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from cnclip.training.curves import draw_curves
-from cnclip.training.history import History, Scores, read_history
+from cnclip.training.history import Scores, read_history
 from cnclip.training.records import Records, write_params
 from cnclip.training.report import training_page, verdict, write_report
 from cnclip.training.report_page import percent, points, share_bar
-from cnclip.training.report_style import DARK
 
 HOSTILE = "<script>alert('商品')</script>\" onload=x\n\u202e&amp;"
 NAMES = ("R@1", "R@5", "R@10", "mean_recall", "mAP", "MRR", "P@10")
@@ -289,17 +285,3 @@ def test_without_matplotlib_there_is_a_page_and_one_line(
     assert [message for message in caplog.messages if ".[train]" in message] == [
         "no curves are drawn (to have them: pip install -c constraints.txt -e '.[train]')"
     ]
-
-
-def test_curves_of_odd_runs_are_drawn(tmp_path: Path) -> None:
-    """Empty, one log line, a name with Chinese, mathematics and what no font has; warnings are errors."""
-    pytest.importorskip("matplotlib")
-    one = History("商品 $x_$ \U0001f9ff \ue123\n")
-    one.train.append((3, {"loss": 1.0, "lr": 5e-8, "samples_per_s": 0.0, "data_s": 0.1, "i2t_acc": 0.5}))
-    full = read_history(write_run(tmp_path, {0: 0.3, **dict.fromkeys(range(10, 300, 10), 0.4)}))
-    sizes = set()
-    for history in (History(""), one, full):
-        with Image.open(io.BytesIO(draw_curves(history, DARK))) as image:
-            sizes.add(image.size)
-            assert len(image.convert("RGB").getcolors(2**24) or []) > 20
-    assert len(sizes) == 1
