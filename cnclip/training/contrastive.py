@@ -82,7 +82,7 @@ class Contrastive:
     kd_weight: float = 0.5
 
     def backward(self, model: Any, batch: Batch, context: StepContext) -> dict[str, Tensor]:
-        """See Objective. Values: loss, kd_loss, logit_scale; i2t_acc, t2i_acc within the batch (no recall)."""
+        """See Objective. Values: loss, kd_loss, logit_scale; i2t_acc, t2i_acc within the batch."""
         if model is not self.parallel.model:
             raise ValueError("this objective was made for another model")
         mix = Mix.draw(self.mixup_beta, context.seed)

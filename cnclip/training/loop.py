@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,12 +91,12 @@ class Events:
     """What the owner of a run does at its stations; every process calls them.
 
     log: every log_every steps. validate: with the step count; true ends the run early. save: after each
-    checkpoint, with the step count.
+    checkpoint, with the step count and the seconds it took.
     """
 
     log: Callable[[Progress], None] | None = None
     validate: Callable[[int], bool | None] | None = None
-    save: Callable[[int], None] | None = None
+    save: Callable[[int, float], None] | None = None
 
 
 def optimizer_of(model: DualEncoder, config: FitConfig) -> torch.optim.Optimizer:
@@ -151,7 +152,7 @@ def fit(
     batches = source.iterate(step)
     with _Interrupt() as interrupt:
         while step < config.total_steps:
-            laps = Laps()
+            laps = Laps(precision.device)
             batch = next(batches)
             laps.mark("data")
             lr = schedule.lr(step)
@@ -182,9 +183,10 @@ def fit(
             asked = world.any(interrupt.asked)
             due = last or into == 0 or asked or _due(step, config.checkpoint_every)
             if checkpoint is not None and due:
+                started = time.perf_counter()
                 state.save(checkpoint, step, epoch)
                 if events.save is not None:
-                    events.save(step)
+                    events.save(step, time.perf_counter() - started)
             if last:
                 break
             if asked:

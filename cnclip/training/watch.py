@@ -15,7 +15,7 @@ from cnclip.data.dataset import PairDataset
 from cnclip.model.atomic import replacing
 from cnclip.model.save import save_safetensors
 from cnclip.training.config import TrainConfig
-from cnclip.training.log_lines import begin_line, gallery_line, train_line, validation_line
+from cnclip.training.log_lines import begin_line, gallery_line, saved_line, train_line, validation_line
 from cnclip.training.loop import Progress
 from cnclip.training.records import Records
 from cnclip.training.run_state import RunState
@@ -103,14 +103,14 @@ class Watch:
             self.note(step, f"early stop: {notes['since_best']} validations without a better mean recall")
         return stop
 
-    def saved(self, step: int) -> None:
+    def saved(self, step: int, seconds: float) -> None:
         """Keep the checkpoint that was just written, where its epoch or step is one to keep."""
         if self.records is None:
             return
         epoch, into = divmod(step, self.steps_per_epoch)
         every_epochs, every_steps = self.config.save_epoch_frequency, self.config.save_step_frequency
         folder = self.run / "checkpoints"
-        logger.info("Saved checkpoint %s (epoch %d @ %d steps)", self.run / LATEST, self._epoch(step), step)
+        logger.info(saved_line(self.run / LATEST, epoch=self._epoch(step), step=step, seconds=seconds))
         if into == 0 and every_epochs > 0 and (epoch % every_epochs == 0 or step == self.total_steps):
             _link(self.run / LATEST, folder / f"epoch{epoch}.pt")
         if every_steps > 0 and step % every_steps == 0:

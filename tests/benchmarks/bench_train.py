@@ -3,12 +3,12 @@
     python -m tests.benchmarks.bench_train [--batch 16] [--steps 3] [--vision ViT-B-16] [--device cpu]
 
 Chinese-CLIP's way is a twin of its code: texts padded to 52 tokens, BERT's attention written out,
-nn.MultiheadAttention (need_weights=False) with the tokens before the batch, torch's default AdamW, float32 (on
-accelerators float16 autocast with loss scaling, its default there). Ours: `train_step` as `cnclip train` calls
-it, in float32 and in bfloat16. Same weights, pictures, texts and dropout rates. Each round runs every way in a
-process of its own, so that memory and malloc settings are its own and a busy machine hits all; the best step
-counts. Queries come from CNCLIP_SHOP_DATA where that is set. "of the GEMM rate" is the share of the machine's
-measured matrix-product speed, in the way's precision, that goes into work on real tokens (on a GPU: MFU).
+nn.MultiheadAttention (need_weights=False) with the tokens first, torch's default AdamW, float32 (on GPUs
+float16 autocast with loss scaling, its default there). Ours: `train_step` as `cnclip train` calls it. Same
+weights, pictures, texts and dropout. Each round runs every way in a process of its own, so that memory and
+malloc settings are its own and a busy machine hits all; the best step counts. Queries come from
+CNCLIP_SHOP_DATA where that is set. "of GEMM" is the share of the machine's measured matrix-product speed, in
+the precision of the way, that goes into work on real tokens (on a GPU: MFU).
 
 Before it is timed, each way takes one step without dropout: losses and gradient norms in float32 must agree
 (to 1e-4 and 1e-3), else the exit code is 1. Bar: ours in the default precision 2x.
@@ -23,7 +23,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +46,7 @@ from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision, train_step
 from cnclip.training.step_times import peak_memory_mib
 from cnclip.training.teacher import Pixels
-from tests.benchmarks.bench_text import product_queries
+from tests.benchmarks.bench_text import product_queries, seconds
 
 WAYS = ("Chinese-CLIP's", "ours, fp32", "ours, bf16")
 TEXT_TOWER = "RoBERTa-wwm-ext-base-chinese"
@@ -80,9 +79,8 @@ def queries(count: int) -> list[str]:
 def pictures(count: int, side: int) -> Tensor:
     """Noise, uint8 (count, 3, side, side)."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator).permute(
-        0, 3, 1, 2
-    )
+    rows = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
+    return rows.permute(0, 3, 1, 2)
 
 
 def set_dropout(model: DualEncoder, p: float) -> None:
@@ -159,12 +157,14 @@ def naive_step(model: DualEncoder, images: Tensor, texts: list[str], device: tor
             logits = model.logit_scale.exp() * image @ text.t()
             loss = (F.cross_entropy(logits, truth) + F.cross_entropy(logits.t(), truth)) / 2
         scaler.scale(loss).backward()
-        norm = nn.utils.get_total_norm([p.grad for p in model.parameters()]) if number == 0 else 0.0
-        norm = float(norm) / (scaler.get_scale() if scaler.is_enabled() else 1.0)
+        norm = 0.0
+        if number == 0:
+            scaler.unscale_(optimizer)
+            norm = float(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
         scaler.step(optimizer)
         scaler.update()
         model.logit_scale.data.clamp_(0, MAX_LOGIT_SCALE)
-        return float(loss), norm
+        return float(loss.detach()), norm
 
     return step
 
@@ -191,7 +191,7 @@ def our_step(
 
 
 def step_flops(config: ModelConfig, batch: int, length: int) -> float:
-    """Floating-point operations of the matrix products, forward and backward, for texts of `length` tokens."""
+    """Operations of the matrix products, forward and backward, for texts of `length` tokens."""
     v, t = config.vision, config.text
     patch = v.vision_patch_size or 1
     patches = (v.image_resolution // patch) ** 2
@@ -203,22 +203,22 @@ def step_flops(config: ModelConfig, batch: int, length: int) -> float:
     return 3.0 * batch * (image + t.text_num_hidden_layers * length * layer)
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Seconds of the wall clock, and of this process's CPU time."""
+
+    def whole() -> None:
+        run()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    return seconds(whole)
 
 
 def gemm_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device) -> float:
     """Best measured floating-point operations per second of a layer's largest product."""
     x = torch.randn(rows, width, device=device, dtype=dtype)
     w = torch.randn(4 * width, width, device=device, dtype=dtype)
-    best = math.inf
-    for _ in range(8):
-        started = time.perf_counter()
-        F.linear(x, w)
-        synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2 * rows * width * 4 * width / best
+    return 2 * rows * width * 4 * width / min(timed(lambda: F.linear(x, w), device)[0] for _ in range(8))
 
 
 def measure(way: str, args: argparse.Namespace) -> Measured:
@@ -226,7 +226,7 @@ def measure(way: str, args: argparse.Namespace) -> Measured:
     device = torch.device(args.device)
     ours, bf16 = way != WAYS[0], way == WAYS[2]
     if ours:
-        tune_malloc()  # as `cnclip train` does
+        tune_malloc()  # `cnclip train` does, Chinese-CLIP does not
     torch.manual_seed(0)
     config = named_config(args.vision, TEXT_TOWER)
     model = DualEncoder(config).to(device)
@@ -238,27 +238,15 @@ def measure(way: str, args: argparse.Namespace) -> Measured:
     set_dropout(model, 0.0)
     loss, norm = step(0)
     set_dropout(model, DROPOUT)
-    seconds, cpu_seconds = [], []
-    for number in range(1, args.steps + 1):
-        synchronize(device)
-        started, cpu_started = time.perf_counter(), time.process_time()
-        step(number)
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-        cpu_seconds.append(time.process_time() - cpu_started)
+    times = [timed(lambda n=number: step(n), device) for number in range(1, args.steps + 1)]
+    wall, cpu = (min(column) for column in zip(*times, strict=True))
     half = torch.float32 if device.type == "cpu" else torch.float16
     dtype = torch.bfloat16 if bf16 else torch.float32 if ours else half
     tokens = (config.preprocess.size // (config.vision.vision_patch_size or 1)) ** 2 + 1
     rate = gemm_rate(args.batch * tokens, config.vision.vision_width, dtype, device)
     flops = step_flops(config, args.batch, tokenize(texts, 52).shape[1])
-    return Measured(
-        loss,
-        norm,
-        min(seconds),
-        min(cpu_seconds),
-        peak_memory_mib(device) or math.nan,
-        flops / min(seconds) / rate,
-    )
+    memory = peak_memory_mib(device) or math.nan
+    return Measured(loss, norm, wall, cpu, memory, flops / wall / rate)
 
 
 def in_a_process(way: str, args: argparse.Namespace) -> Measured:
@@ -272,7 +260,7 @@ def show(rows: dict[str, list[Measured]], batch: int) -> None:
     def best(way: str, field: str) -> float:
         return min(float(getattr(run, field)) for run in rows[way])
 
-    table = Table("way", "pairs/s", "ratio", "ratio of CPU time", "loss", "peak memory", "of the GEMM rate")
+    table = Table("way", "pairs/s", "ratio", "CPU time", "loss", "memory", "of GEMM")
     for way, runs in rows.items():
         table.add_row(
             way,
@@ -303,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for way in WAYS:
             rows[way].append(in_a_process(way, args))
     Console(file=sys.stdout).print(
-        f"{args.vision} + {TEXT_TOWER}, {args.batch} pairs on {args.device}, {torch.get_num_threads()} threads"
+        f"{args.vision} + {TEXT_TOWER}, {args.batch} pairs, {args.device}, {torch.get_num_threads()} threads"
     )
     show(rows, args.batch)
     naive, ours = rows[WAYS[0]][0], rows[WAYS[1]][0]

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, AutoTokenizer, VisionTextDualEncoderProcessor
 
 from cnclip.errors import InputError, WeightsError
 from cnclip.image import PreprocessConfig, resize_pixels
+from cnclip.model.checkpoint_files import read_preprocessor
 from cnclip.model.hf_config import hf_preprocessor, preprocess_from_hf
-from tests.cnclip.model.zoo_folders import write_preprocessor
+from tests.cnclip.model.zoo_folders import write_preprocessor, write_tokenizer
 
 RULES: dict[str, dict[str, Any]] = {
     "square": {"size": {"height": 48, "width": 48}},
@@ -52,6 +53,18 @@ def test_pixels_are_those_of_the_processor(rule: str, size: tuple[int, int], tmp
     assert theirs.shape == ours.shape == (3, 48, 48)
     difference = (ours - theirs).abs() * torch.tensor(config.std).view(3, 1, 1) * 255
     assert difference.mean() < 1.0  # of 255: their larger picture is rounded once more before the cut
+
+
+def test_processors_that_save_everything_in_one_file(tmp_path: Path) -> None:
+    assert read_preprocessor(tmp_path) is None
+    write_preprocessor(tmp_path)
+    write_tokenizer(tmp_path)
+    image, words = AutoImageProcessor.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    VisionTextDualEncoderProcessor(image, words).save_pretrained(tmp_path / "new")
+    values = read_preprocessor(tmp_path / "new")
+    assert values is not None
+    config = preprocess_from_hf(values, 32, "a")
+    assert config == PreprocessConfig(32, (0.5, 0.5, 0.5), (0.5, 0.4, 0.3), "squash", "bilinear")
 
 
 @pytest.mark.parametrize("rule", ["square", "short side", "larger square", "larger short side"])
