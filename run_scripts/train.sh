@@ -101,7 +101,8 @@ lmdb_of() {
   if [ ! -e "$folder/lmdb/$2" ] && [ -f "$folder/$2_imgs.tsv" ] && [ -z "$DRY_RUN" ]; then
     [ "$WORKER_CNT" -eq 1 ] ||
       refuse "$folder/lmdb/$2: missing; build it first: cnclip build-lmdb --data-dir $folder --splits $2"
-    step "building $folder/lmdb/$2" "$PY" -m run_scripts.cli build-lmdb --data-dir "$folder" --splits "$2" >&2
+    step "building $folder/lmdb/$2" \
+      "$PY" -m run_scripts.cli build-lmdb --data-dir "$folder" --splits "$2" >&2 || exit $?
   fi
   printf '%s' "$folder/lmdb/$2"
 }

@@ -107,6 +107,7 @@ def transformers_config(text: str, kinds: Mapping[str, Kind], source: str) -> An
         config = auto_config.for_model(kind, **values)
     except Exception as error:  # each kind checks its fields with errors of its own
         raise InputError(f"{source}: bad {kind} configuration ({_line(error)})") from error
+    config.use_cache = False  # of decoders
     layers = getattr(config, "num_hidden_layers", 1)
     if not isinstance(layers, int) or layers > _MAX_LAYERS:
         raise InputError(f"{source}: num_hidden_layers must be at most {_MAX_LAYERS}, not {layers!r}")

@@ -101,7 +101,7 @@ def build_zoo_model(
     model = DualEncoder(config)
     for module, folder in ((model.visual, image_folder), (model.bert, text_folder)):
         if folder is not None and isinstance(module, HFVision | HFText):
-            fill_tower(module, read_tensors(folder.path), str(folder.path))
+            fill_tower(module, read_tensors(folder.path), str(folder.path), may_lack_pooler=True)
     return model.eval()
 
 
@@ -124,7 +124,7 @@ def image_tower(
     if values is None:
         raise WeightsError(f"{folder.path}: no preprocessor_config.json, which says how to prepare pictures")
     size = None if config.model_type in _ANY_SIZE else config.image_size
-    size = size or values.get("crop_size") or values.get("size")
+    size = size or (values.get("do_center_crop") and values.get("crop_size")) or values.get("size")
     if isinstance(size, dict):
         size = size.get("height", size.get("shortest_edge"))
     if not isinstance(size, int):
@@ -194,13 +194,14 @@ def read_tokenizer(folder: Path) -> str:
 
 
 @torch.no_grad()
-def fill_tower(tower: HFVision | HFText, tensors: Mapping[str, Tensor], source: str) -> None:
+def fill_tower(
+    tower: HFVision | HFText, tensors: Mapping[str, Tensor], source: str, *, may_lack_pooler: bool = False
+) -> None:
     """Put a folder's weights into a tower; every one is accounted for.
-
-    A pooled output that the folder lacks (RoBERTa's) stays random, with a warning.
 
     Args:
         tensors: by the names of the folder; heads of pretraining and other towers may be among them.
+        may_lack_pooler: a pooled output that the folder lacks (RoBERTa's) stays random, with a warning.
 
     Raises: WeightsError naming `source`: weights missing, too many, misshapen or not finite.
     """
@@ -213,10 +214,9 @@ def fill_tower(tower: HFVision | HFText, tensors: Mapping[str, Tensor], source: 
         if not name.endswith(_UNUSED)
     }
     expected = {stored: model.state_dict()[name] for stored, name in names.items()}
-    if not any(name.startswith("pooler.") for name in weights):
-        lost = [name for name in expected if name.startswith("pooler.")]
-        if lost:
-            logger.warning("%s has no weights for the pooled output; they begin at random", source)
-        weights |= {name: expected[name] for name in lost}
+    pooler = {name: tensor for name, tensor in expected.items() if name.startswith("pooler.")}
+    if may_lack_pooler and pooler and not pooler.keys() & weights.keys():
+        logger.warning("%s has no weights for the pooled output; they begin at random", source)
+        weights |= pooler
     check_weights(weights, expected, str(tower.model.config.model_type), source)
     model.load_state_dict({names[stored]: tensor for stored, tensor in weights.items()})

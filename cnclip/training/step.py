@@ -50,8 +50,8 @@ class Precision:
 
 
 class Laps:
-    """Seconds by stage of one step. An accelerator is waited for at each mark, or its work would count for the
-    stage after."""
+    """Seconds by stage of one step. An accelerator is waited for at each mark: its work would otherwise count
+    for the stage after."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.seconds: dict[str, float] = {}

@@ -52,8 +52,7 @@ WAYS = ("Chinese-CLIP's", "ours, fp32", "ours, bf16")
 TEXT_TOWER = "RoBERTa-wwm-ext-base-chinese"
 BETAS, EPS, DECAY, LR, DROPOUT = (0.9, 0.98), 1e-6, 1e-3, 5e-5, 0.1
 
-# One optimizer step: number -> (loss, gradient norm)
-Step = Callable[[int], tuple[float, float]]
+Step = Callable[[int], tuple[float, float]]  # number of the step -> (loss, gradient norm)
 
 
 @dataclass(frozen=True)
@@ -173,13 +172,9 @@ def our_step(
     model: DualEncoder, images: Tensor, texts: list[str], device: torch.device, precision: Precision
 ) -> Step:
     """As `cnclip train` takes it."""
-    count = len(texts)
-    batch = {
-        "image": images,
-        "text": torch.from_numpy(tokenize(texts, 52)),
-        "valid": torch.ones(count, dtype=torch.bool),
-        "relevance": torch.eye(count, dtype=torch.bool),
-    }
+    relevance = torch.eye(len(texts), dtype=torch.bool)
+    batch = {"image": images, "text": torch.from_numpy(tokenize(texts, 52)), "relevance": relevance}
+    batch["valid"] = torch.ones(len(texts), dtype=torch.bool)
     objective = Contrastive(Parallel(model, World(device=device)), Pixels(model.config.preprocess, device))
     optimizer = build_optimizer(model, weight_decay=DECAY, betas=BETAS, eps=EPS)
 
@@ -214,8 +209,9 @@ def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float
     return seconds(whole)
 
 
-def gemm_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device) -> float:
+def gemm_rate(width: int, dtype: torch.dtype, device: torch.device) -> float:
     """Best measured floating-point operations per second of a layer's largest product."""
+    rows = 4096
     x = torch.randn(rows, width, device=device, dtype=dtype)
     w = torch.randn(4 * width, width, device=device, dtype=dtype)
     return 2 * rows * width * 4 * width / min(timed(lambda: F.linear(x, w), device)[0] for _ in range(8))
@@ -240,10 +236,8 @@ def measure(way: str, args: argparse.Namespace) -> Measured:
     set_dropout(model, DROPOUT)
     times = [timed(lambda n=number: step(n), device) for number in range(1, args.steps + 1)]
     wall, cpu = (min(column) for column in zip(*times, strict=True))
-    half = torch.float32 if device.type == "cpu" else torch.float16
-    dtype = torch.bfloat16 if bf16 else torch.float32 if ours else half
-    tokens = (config.preprocess.size // (config.vision.vision_patch_size or 1)) ** 2 + 1
-    rate = gemm_rate(args.batch * tokens, config.vision.vision_width, dtype, device)
+    dtype = torch.bfloat16 if bf16 else torch.float32 if ours or device.type == "cpu" else torch.float16
+    rate = gemm_rate(config.vision.vision_width, dtype, device)
     flops = step_flops(config, args.batch, tokenize(texts, 52).shape[1])
     memory = peak_memory_mib(device) or math.nan
     return Measured(loss, norm, wall, cpu, memory, flops / wall / rate)
@@ -252,8 +246,7 @@ def measure(way: str, args: argparse.Namespace) -> Measured:
 def in_a_process(way: str, args: argparse.Namespace) -> Measured:
     command = [sys.executable, "-m", "tests.benchmarks.bench_train", "--way", way, "--device", args.device]
     command += ["--vision", args.vision, "--batch", str(args.batch), "--steps", str(args.steps)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return Measured(**json.loads(done.stdout))
+    return Measured(**json.loads(subprocess.check_output(command, text=True)))
 
 
 def show(rows: dict[str, list[Measured]], batch: int) -> None:

@@ -163,6 +163,13 @@ def test_a_missing_lmdb_is_built_from_the_muge_files(clone: Clone) -> None:
     assert (clone.folder / "builds").read_text(encoding="utf-8") == builds  # once
 
 
+def test_a_build_that_fails_is_the_end(clone: Clone) -> None:
+    (clone.data / "datasets" / "MUGE").mkdir(parents=True)
+    (clone.data / "datasets" / "MUGE" / "train_imgs.tsv").touch()
+    assert clone.run("train.sh", clone.data, GPUS_PER_NODE="1", FAKE_BUILD_EXIT="2").returncode == 2
+    assert not (clone.folder / "command").exists()
+
+
 def test_several_data_sets(clone: Clone) -> None:
     clone.add_lmdb("A", "train", "valid")
     clone.add_lmdb("B", "train", "valid")

@@ -146,7 +146,7 @@ def test_either_tower_of_a_dual_encoder_can_be_taken(tmp_path: Path) -> None:
             "'visual_projection.weight' is",
         ),
         (lambda s: {**s, "text_projection.weight": torch.zeros(24, 8)}, "1 misshapen"),
-        (lambda s: {n: t for n, t in s.items() if "pooler.dense.weight" not in n}, "1 missing"),
+        (lambda s: {n: t for n, t in s.items() if "text_model.pooler" not in n}, "2 missing"),
     ],
 )
 def test_broken_folders(change: Any, message: str, tmp_path: Path) -> None:
