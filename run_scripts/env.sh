@@ -15,7 +15,7 @@ export MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-268435456}
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
 say() { printf '%s\n' "$*"; }
-die() { printf '%s\n' "error: $*" >&2; exit "${2:-1}"; }
+die() { printf '%s\n' "error: $1" >&2; exit "${2:-1}"; }
 
 # step LABEL COMMAND...: run it, then say how long it took.
 step() {

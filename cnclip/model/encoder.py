@@ -20,6 +20,7 @@ from cnclip.image import ImageInput, PreprocessConfig, decode_image, resize_pixe
 from cnclip.model.batching import length_sorted_batches, text_lengths
 from cnclip.model.device import pick_device, pick_dtype
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.pixels import Normalizer
 from cnclip.model.tokens import tokenizer_of
 
 Float32 = npt.NDArray[np.float32]
@@ -46,11 +47,7 @@ class Encoder:
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self._tokenize = tokenizer_of(model.config)
-        preprocess = self.preprocess
-        # (value / 255 - mean) / std as one multiply-add on 0..255
-        std = torch.tensor(preprocess.std).view(1, 3, 1, 1) * 255.0
-        self._scale = (1.0 / std).to(self.device)
-        self._shift = (-torch.tensor(preprocess.mean).view(1, 3, 1, 1) * 255.0 / std.cpu()).to(self.device)
+        self._normalizer = Normalizer(self.preprocess, self.device)
 
     @property
     def preprocess(self) -> PreprocessConfig:
@@ -166,7 +163,7 @@ class Encoder:
 
     def normalize(self, raw: Tensor) -> Tensor:
         """uint8 values (n, 3, H, W) to the model's input."""
-        return torch.addcmul(self._shift, raw.float(), self._scale).to(self.dtype)
+        return self._normalizer.normalize(raw).to(self.dtype)
 
     def _inference(self) -> _Inference:
         # transformers keeps some tensors for all its models to come (BEiT's positions).

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cnclip.errors import InputError
+from cnclip.model.pixels import Normalizer
 from cnclip.training.losses import (
     cosine_distillation,
     dual_softmax_info_nce,
@@ -27,7 +28,7 @@ from cnclip.training.losses import (
 )
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Batch, StepContext
-from cnclip.training.teacher import Pixels, Teacher
+from cnclip.training.teacher import Teacher
 
 LossName = Literal["multi-positive", "info-nce", "dual-softmax"]
 
@@ -72,7 +73,7 @@ class Contrastive:
     """
 
     parallel: Parallel
-    pixels: Pixels
+    pixels: Normalizer
     loss: LossName = "multi-positive"
     sub_batches: int = 1
     aggregate: bool = True

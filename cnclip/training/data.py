@@ -234,9 +234,10 @@ class PairBatches:
 def _follow_parent(_worker: int) -> None:
     """A worker ends when its trainer does, and only then.
 
-    A killed trainer would leave its workers decoding for a minute, and Ctrl-C, which the terminal sends to
+    A killed trainer would leave its workers decoding for a minute, and Ctrl-C or SIGTERM, which may go to
     all of them, would take away the batch that the trainer's last step waits for.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))

@@ -13,6 +13,7 @@ from cnclip.data.dataset import PairDataset
 from cnclip.errors import InputError
 from cnclip.model.device import tune_malloc
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.pixels import Normalizer
 from cnclip.model.tokens import tokenizer_of
 from cnclip.training.config import TrainConfig
 from cnclip.training.contrastive import Contrastive
@@ -26,7 +27,6 @@ from cnclip.training.run_state import RunState
 from cnclip.training.schedule import scaled_lr
 from cnclip.training.start import pick_precision, starting_model, starting_teacher
 from cnclip.training.step import Precision
-from cnclip.training.teacher import Pixels
 from cnclip.training.validation import Learner
 from cnclip.training.watch import BEST, LATEST, Watch
 
@@ -225,7 +225,7 @@ def _settings(config: TrainConfig, batches: PairBatches, precision: Precision) -
 
 
 def _objective(config: TrainConfig, parallel: Parallel, precision: Precision) -> Contrastive:
-    pixels = Pixels(parallel.model.config.preprocess, parallel.world.device)
+    pixels = Normalizer(parallel.model.config.preprocess, parallel.world.device)
     return Contrastive(
         parallel,
         pixels,

@@ -93,10 +93,9 @@ def _shard(model: DualEncoder, world: World) -> None:
     """FSDP2 over every layer of both towers and what is left. Scalars cannot be sharded and stay whole."""
     mesh = init_device_mesh(world.device.type, (world.size,))
     whole = set(_whole_parameters(model))
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList):
-            for layer in module:
-                fully_shard(layer, mesh=mesh)
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    for layer in (layer for layers in reversed(lists) for layer in layers):  # inner ones first
+        fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=whole)
     for method in ("encode_image", "encode_text"):
         register_fsdp_forward_method(model, method)

@@ -12,6 +12,7 @@ import torch
 
 from cnclip.errors import InputError, WeightsError
 from cnclip.model.checkpoint_files import torch_load
+from cnclip.model.hf_tower import from_stored
 from cnclip.model.save import save_pt
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision
@@ -74,7 +75,8 @@ class RunState:
         saved = torch_load(path)
         try:
             self._check_settings(path, saved["settings"])
-            self.parallel.load_state_dict(_plain(saved["state_dict"]))
+            weights = from_stored(self.parallel.model.config, _plain(saved["state_dict"]))
+            self.parallel.load_state_dict(weights)
             self.parallel.load_optimizer_state(self.optimizer, saved["optimizer"])
             if self.precision.scaler and saved["scaler"]:
                 self.precision.scaler.load_state_dict(saved["scaler"])

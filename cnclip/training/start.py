@@ -14,13 +14,14 @@ from cnclip.model.config import named_config
 from cnclip.model.device import pick_dtype
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.encoder import find_weights
+from cnclip.model.pixels import Normalizer
 from cnclip.model.tower_weights import load_image_tower, load_text_tower
 from cnclip.model.weights import build_model, load_checkpoint
 from cnclip.model.zoo import build_zoo_model
 from cnclip.training.config import ZOO_PREFIX, TrainConfig
 from cnclip.training.distributed import World
 from cnclip.training.step import Precision, PrecisionName
-from cnclip.training.teacher import Pixels, Teacher
+from cnclip.training.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ def starting_model(config: TrainConfig, world: World, *, going_on: Path | None =
         if world.device.type == "cpu":
             raise InputError("--use-bn-sync needs accelerators: BatchNorm cannot be synchronised on CPU")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    if model.config.vision.tower in ("resnet", "efficientnet"):  # what convolutions like best
+        model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(world.device)
 
 
@@ -90,7 +93,7 @@ def pick_precision(config: TrainConfig, device: torch.device) -> Precision:
     return Precision(name, device)
 
 
-def starting_teacher(config: TrainConfig, student: Pixels, precision: Precision) -> Teacher | None:
+def starting_teacher(config: TrainConfig, student: Normalizer, precision: Precision) -> Teacher | None:
     """The model to learn from, if `config` names one. Raises as `starting_model`."""
     if not config.distillation:
         return None

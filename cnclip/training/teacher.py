@@ -1,4 +1,4 @@
-"""Pictures as a model wants them, and a frozen model to learn from."""
+"""A frozen model to learn from."""
 
 from __future__ import annotations
 
@@ -6,37 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cnclip.image import PreprocessConfig
 from cnclip.model.dual_encoder import DualEncoder
-
-
-class Pixels:
-    """uint8 pictures to a model's input, on its device: (value / 255 - mean) / std."""
-
-    def __init__(self, preprocess: PreprocessConfig, device: torch.device) -> None:
-        self.device = device
-        mean, std = (
-            torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocess.mean, preprocess.std)
-        )
-        self.scale, self.shift = 1 / (255 * std), -mean / std
-
-    def normalize(self, raw: Tensor) -> Tensor:
-        """uint8 (n, 3, R, R) to float32 of the same shape and memory layout."""
-        return torch.addcmul(self.shift, raw.to(self.device, non_blocking=True).float(), self.scale)
-
-    def restore(self, images: Tensor) -> Tensor:
-        """The inverse of `normalize`, as floats 0..255."""
-        return (images - self.shift) / self.scale
+from cnclip.model.pixels import Normalizer
 
 
 class Teacher:
     """The image tower of a trained model, which looks at the student's very pictures (crops, mixtures and
     all), resized and normalised in its own way."""
 
-    def __init__(self, model: DualEncoder, student: Pixels, autocast: torch.dtype | None = None) -> None:
+    def __init__(self, model: DualEncoder, student: Normalizer, autocast: torch.dtype | None = None) -> None:
         self.model = model.requires_grad_(False).eval()
         self.student, self.autocast = student, autocast
-        self.pixels = Pixels(model.config.preprocess, student.device)
+        self.pixels = Normalizer(model.config.preprocess, student.device)
         self.size = model.config.preprocess.size
 
     @torch.no_grad()

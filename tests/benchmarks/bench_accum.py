@@ -22,12 +22,12 @@ from rich.table import Table
 from cnclip.model.config import named_config
 from cnclip.model.device import pick_dtype, tune_malloc
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.pixels import Normalizer
 from cnclip.training.contrastive import Contrastive
 from cnclip.training.loop import FitConfig, optimizer_of
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision, train_step
 from cnclip.training.step_times import peak_memory_mib
-from cnclip.training.teacher import Pixels
 
 CPU = torch.device("cpu")
 
@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     batch = random_batch(args.batch, model.config.preprocess.size)
     precision = Precision("bf16" if pick_dtype(None, CPU) == torch.bfloat16 else "fp32")
     objective = Contrastive(
-        Parallel(model), Pixels(model.config.preprocess, CPU), loss="info-nce", sub_batches=args.sub
+        Parallel(model), Normalizer(model.config.preprocess, CPU), loss="info-nce", sub_batches=args.sub
     )
     optimizer = optimizer_of(model, FitConfig(10, 1e-4))
     seconds = []

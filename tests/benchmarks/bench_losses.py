@@ -28,6 +28,7 @@ from cnclip.model.config import named_config
 from cnclip.model.device import tune_malloc
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.efficientnet import EfficientNetLite
+from cnclip.model.pixels import Normalizer
 from cnclip.training.contrastive import Contrastive, LossName
 from cnclip.training.data import PairBatches
 from cnclip.training.distributed import World
@@ -36,7 +37,6 @@ from cnclip.training.lite_recipe import _imagenet_weights
 from cnclip.training.loop import FitConfig, fit
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision
-from cnclip.training.teacher import Pixels
 from cnclip.training.validation import evaluate_split
 
 ARMS: dict[str, tuple[LossName, str]] = {
@@ -93,7 +93,7 @@ def run(arm: str, seed: int, folder: Path, args: argparse.Namespace) -> dict[str
     )  # fmt: skip
     world = World()
     parallel = Parallel(model, world)
-    objective = Contrastive(parallel, Pixels(model.config.preprocess, world.device), loss=loss)
+    objective = Contrastive(parallel, Normalizer(model.config.preprocess, world.device), loss=loss)
     fit(model, batches, objective, config, Precision("bf16"))
     result = evaluate_split(parallel, PairDataset.from_muge(folder, "valid"), bf16=True)
     return {

@@ -37,6 +37,7 @@ from cnclip.model.bert import Bert, BertSelfAttention
 from cnclip.model.config import ModelConfig, named_config
 from cnclip.model.device import tune_malloc
 from cnclip.model.dual_encoder import MAX_LOGIT_SCALE, DualEncoder
+from cnclip.model.pixels import Normalizer
 from cnclip.model.vit import VisionTransformer
 from cnclip.text import tokenize
 from cnclip.training.contrastive import Contrastive
@@ -45,7 +46,6 @@ from cnclip.training.optim import build_optimizer
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision, train_step
 from cnclip.training.step_times import peak_memory_mib
-from cnclip.training.teacher import Pixels
 from tests.benchmarks.bench_text import product_queries, seconds
 
 WAYS = ("Chinese-CLIP's", "ours, fp32", "ours, bf16")
@@ -135,7 +135,7 @@ def naive_bert(bert: Bert, ids: Tensor) -> Tensor:
 def naive_step(model: DualEncoder, images: Tensor, texts: list[str], device: torch.device) -> Step:
     """As Chinese-CLIP's train.py takes it."""
     ids = torch.from_numpy(tokenize(texts, 52, pad_to="max")).to(device)
-    images = Pixels(model.config.preprocess, device).normalize(images).contiguous()
+    images = Normalizer(model.config.preprocess, device).normalize(images).contiguous()
     truth = torch.arange(len(texts), device=device)
     plain = ("bn", "ln", "bias", "logit_scale")
     split: dict[bool, list[nn.Parameter]] = {True: [], False: []}
@@ -175,7 +175,9 @@ def our_step(
     relevance = torch.eye(len(texts), dtype=torch.bool)
     batch = {"image": images, "text": torch.from_numpy(tokenize(texts, 52)), "relevance": relevance}
     batch["valid"] = torch.ones(len(texts), dtype=torch.bool)
-    objective = Contrastive(Parallel(model, World(device=device)), Pixels(model.config.preprocess, device))
+    objective = Contrastive(
+        Parallel(model, World(device=device)), Normalizer(model.config.preprocess, device)
+    )
     optimizer = build_optimizer(model, weight_decay=DECAY, betas=BETAS, eps=EPS)
 
     def step(number: int) -> tuple[float, float]:

@@ -22,7 +22,9 @@ real() {{ PYTHONPATH="{root}" exec "{python}" "$@"; }}
 if [ -n "${{REALLY:-}}" ]; then real "$@"; fi
 case "$*" in
   *--print-config*) real "$@" ;;
-  "-m run_scripts.cli build-lmdb"*) printf '%s\\n' "$*" >>"{clone}/builds"; [ -z "${{FAKE_BUILD_EXIT:-}}" ] || exit "$FAKE_BUILD_EXIT"
+  "-m run_scripts.cli build-lmdb"*)
+    printf '%s\\n' "$*" >>"{clone}/builds"
+    [ -z "${{FAKE_BUILD_EXIT:-}}" ] || exit "$FAKE_BUILD_EXIT"
     mkdir -p "$5/lmdb/$7"; exit 0 ;;
 esac
 {{ pwd; env; }} >"{clone}/surroundings"

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.pixels import Normalizer
 from cnclip.training.contrastive import Contrastive
 from cnclip.training.distributed import World, join_world
 from cnclip.training.loop import FitConfig, optimizer_of
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision, train_step
-from cnclip.training.teacher import Pixels, Teacher
+from cnclip.training.teacher import Teacher
 from tests.cnclip.training.conftest import build_tiny_model
 from tests.cnclip.training.test_contrastive import make_batch
 
@@ -58,7 +59,7 @@ def run(world: World, sub_batches: int, setting: dict[str, Any]) -> dict[str, An
         _switch_off_dropout(model)
     if setting.pop("freeze", False):
         model.visual.requires_grad_(False)
-    pixels = Pixels(model.config.preprocess, world.device)
+    pixels = Normalizer(model.config.preprocess, world.device)
     if setting.pop("teacher", False):
         setting["teacher"] = Teacher(build_tiny_model(), pixels)
     sharded, missing = setting.pop("sharded", False), setting.pop("missing", None)

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.pixels import Normalizer
 from cnclip.training.contrastive import Contrastive, LossName, Mix, partners
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Laps, NonFiniteError, Precision, StepContext
-from cnclip.training.teacher import Pixels, Teacher
+from cnclip.training.teacher import Teacher
 
 Build = Callable[[], DualEncoder]
 SEED = 99
@@ -39,7 +40,7 @@ def make_batch(rows: int, *, same_text: bool = True, seed: int = 0) -> dict[str,
 
 
 def objective_of(model: DualEncoder, **options: Any) -> Contrastive:
-    pixels = Pixels(model.config.preprocess, torch.device("cpu"))
+    pixels = Normalizer(model.config.preprocess, torch.device("cpu"))
     return Contrastive(Parallel(model), pixels, **options)
 
 
@@ -173,7 +174,7 @@ def test_mixup_against_its_definition(tiny_model: Build, side: str, monkeypatch:
     model.zero_grad()
     partner = torch.arange(8) ^ 1
     images, texts = [], []
-    pixels = Pixels(model.config.preprocess, torch.device("cpu")).normalize(batch["image"])
+    pixels = Normalizer(model.config.preprocess, torch.device("cpu")).normalize(batch["image"])
     for number, rows in enumerate(torch.arange(8).chunk(2)):
         torch.manual_seed(SEED * 1_000_003 + number)
         seen = pixels[rows]
@@ -215,7 +216,7 @@ def test_teacher_of_the_same_width_and_of_another(tiny_model: Build) -> None:
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    pixels = Pixels(model.config.preprocess, torch.device("cpu"))
+    pixels = Normalizer(model.config.preprocess, torch.device("cpu"))
     plain, loss = gradients(model, objective_of(model), batch)
     got, with_teacher = gradients(
         model, objective_of(model, teacher=Teacher(other, pixels), kd_weight=2.0), batch

@@ -14,6 +14,7 @@ import torch
 from cnclip.data.dataset import PairDataset
 from cnclip.errors import InputError, WeightsError
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.pixels import Normalizer
 from cnclip.model.save import save_safetensors
 from cnclip.training.contrastive import Contrastive
 from cnclip.training.data import PairBatches
@@ -21,7 +22,6 @@ from cnclip.training.loop import Events, FitConfig, Progress, fit, optimizer_of
 from cnclip.training.parallel import Parallel
 from cnclip.training.run_state import RunState
 from cnclip.training.step import Batch, Precision, StepContext
-from cnclip.training.teacher import Pixels
 
 Build = Callable[[], DualEncoder]
 
@@ -48,7 +48,7 @@ def run(
 
     source = PairBatches([dataset], preprocess, 8, context_length=16, augmentation="light", seed=5)
     config = FitConfig(total, 1e-3, warmup=2, log_every=1, seed=11)
-    objective = Interrupted(parallel, Pixels(preprocess, torch.device("cpu")))
+    objective = Interrupted(parallel, Normalizer(preprocess, torch.device("cpu")))
     state = RunState(parallel, optimizer_of(model, config), Precision(), dict(settings or {}))
     done = state.resume(checkpoint)
     with contextlib.suppress(KeyboardInterrupt):

@@ -131,7 +131,7 @@ def test_two_processes_write_one_run(command: list[str], tmp_path: Path, sharded
     two = [*command, *options, "--name", "two", "--batch-size", "4", *(["--fsdp"] if sharded else [])]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launcher, "-m", "cnclip.training", "--", *two],
+        [*launcher, "-m", "--", "cnclip.training", *two],
         env=env,
         cwd=ROOT,
         capture_output=True,
