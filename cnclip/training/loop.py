@@ -143,7 +143,7 @@ def fit(
     """
     if state is None:
         state = RunState(Parallel(model), optimizer_of(model, config), precision, dict(settings or {}))
-        first_step = state.resume(checkpoint)
+        first_step = state.resume(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
     world, step = state.parallel.world, first_step
     if step >= config.total_steps:
         logger.info("all %d steps of this run are done already", config.total_steps)

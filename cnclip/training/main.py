@@ -106,7 +106,7 @@ def _train(
     on_progress: Callable[[int, int], None] | None,
     learner: Learner | None,
 ) -> None:
-    resuming = (run / LATEST).exists()
+    resuming = world.share((run / LATEST).exists())  # rank 0 writes it, all need to see it
     model = starting_model(config, world, going_on=run / LATEST if resuming else None)
     config = config.resolved(model.config.vision_name)
     precision = pick_precision(config, world.device)
@@ -115,7 +115,7 @@ def _train(
     parallel = Parallel(model, world, sharded=config.fsdp)
     settings = _settings(config, batches, precision)
     state = RunState(parallel, optimizer_of(model, fit_config), precision, settings, name=config.name)
-    done = state.resume(run / LATEST)
+    done = state.resume(run / LATEST) if resuming else 0
     if config.resume is not None and not resuming:
         done = state.take_over(config.resume, optimizer=not config.reset_optimizer)
         done = 0 if config.reset_data_offset else done
@@ -250,9 +250,7 @@ def _introduce(
     """What a person should know before the first step."""
     if watch.records is None:
         return
-    logger.info("Params:")
-    for name, value in sorted(config.model_dump(mode="json").items()):
-        logger.info("  %s: %s", name, value)
+    logger.info("Params: %s", config.model_dump(mode="json", exclude_defaults=True))
     world = watch.state.parallel.world
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     logger.info(

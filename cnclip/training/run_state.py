@@ -63,15 +63,13 @@ class RunState:
             )
         self.parallel.world.wait()
 
-    def resume(self, path: Path | None) -> int:
-        """Take up the run in `path` if there is one. Returns the steps already taken.
+    def resume(self, path: Path) -> int:
+        """Take up the run in `path`. Returns the steps already taken.
 
         Raises:
-            WeightsError: the file is damaged or holds another model.
+            WeightsError: the file is missing, damaged, or holds another model.
             InputError: the file was made with other settings; names the first that differs.
         """
-        if path is None or not path.exists():
-            return 0
         saved = torch_load(path)
         try:
             self._check_settings(path, saved["settings"])

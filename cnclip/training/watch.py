@@ -78,7 +78,7 @@ class Watch:
         epoch = self._epoch(step)
         logger.info(begin_line(epoch, step))
         parallel = self.state.parallel
-        result = evaluate_split(
+        found = evaluate_split(
             parallel,
             self.valid,
             batch_size=self.config.valid_batch_size,
@@ -86,6 +86,7 @@ class Watch:
             seed=self.config.seed,
             learner=self.learner,
         )
+        result = parallel.world.share(found)  # all must decide alike
         self._report(step, epoch, result)
         score = float(result["text_to_image"]["mean_recall"])
         notes = self.state.notes

@@ -50,7 +50,7 @@ def run(
     config = FitConfig(total, 1e-3, warmup=2, log_every=1, seed=11)
     objective = Interrupted(parallel, Normalizer(preprocess, torch.device("cpu")))
     state = RunState(parallel, optimizer_of(model, config), Precision(), dict(settings or {}))
-    done = state.resume(checkpoint)
+    done = state.resume(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
     with contextlib.suppress(KeyboardInterrupt):
         fit(
             model,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import re
 import subprocess
@@ -41,20 +42,18 @@ def lamb_twin(
     return weights
 
 
-def lamb_of(weights: list[Array], decays: list[float]) -> tuple[list[nn.Parameter], Lamb]:
-    params = [nn.Parameter(torch.tensor(w)) for w in weights]
-    groups = [{"params": [p], "weight_decay": d} for p, d in zip(params, decays, strict=True)]
-    return params, Lamb(groups, betas=(0.9, 0.98), eps=1e-6)
-
-
 def take_steps(optimizer: Lamb, grads: list[list[Array]], lrs: list[float]) -> None:
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for row, lr in zip(grads, lrs, strict=True):
         for p, g in zip(params, row, strict=True):
             p.grad = torch.tensor(g)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(optimizer, lr)
         optimizer.step()
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 SHAPES = [(5, 7), (3, 2, 4), (6,), (4, 4), ()]
@@ -73,7 +72,9 @@ def world() -> tuple[list[Array], list[list[Array]]]:
 
 def test_lamb_against_the_paper(world: tuple[list[Array], list[list[Array]]]) -> None:
     weights, grads = world
-    params, optimizer = lamb_of(weights, DECAYS)
+    params = [nn.Parameter(torch.tensor(w)) for w in weights]
+    groups = [{"params": [p], "weight_decay": d} for p, d in zip(params, DECAYS, strict=True)]
+    optimizer = Lamb(groups, betas=(0.9, 0.98), eps=1e-6)
     take_steps(optimizer, grads, LRS)
     for p, expected in zip(params, lamb_twin(weights, grads, LRS, DECAYS), strict=True):
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
@@ -84,12 +85,12 @@ def test_lamb_updates_many_tensors_at_once_alike(world: tuple[list[Array], list[
     weights, grads = world
     params = [nn.Parameter(torch.tensor(w)) for w in weights]
     optimizer = Lamb(params, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.05)
-    for row, lr in zip(grads, LRS, strict=True):
-        optimizer.param_groups[0]["lr"] = lr
+    group = optimizer.param_groups[0]
+    for row, group["lr"] in zip(grads, LRS, strict=True):
         for p, g in zip(params, row, strict=True):
             p.grad = torch.tensor(g)
         with torch.no_grad():
-            optimizer._update(params, optimizer.param_groups[0])
+            optimizer._update(params, group)
     for p, expected in zip(params, lamb_twin(weights, grads, LRS, [0.05] * len(weights)), strict=True):
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-10, atol=1e-12)
 
@@ -111,27 +112,23 @@ def test_state_survives_a_file(kind: OptimizerKind, tiny_model: Build) -> None:
         g = torch.Generator().manual_seed(seed)
         for p in model.parameters():
             p.grad = torch.randn(p.shape, generator=g)
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * group["lr_scale"]
+        set_lr(optimizer, 1e-3)
         optimizer.step()
 
-    def build(model: DualEncoder) -> torch.optim.Optimizer:
-        return build_optimizer(model, kind=kind, weight_decay=0.1, layer_decay=0.7)
-
+    build = functools.partial(build_optimizer, kind=kind, weight_decay=0.1, layer_decay=0.7)
     whole = tiny_model()
     optimizer = build(whole)
     for seed in range(2):
         step(whole, optimizer, seed)
     file = io.BytesIO()
-    torch.save({"model": whole.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    torch.save((whole.state_dict(), optimizer.state_dict()), file)
     step(whole, optimizer, 2)
-
     file.seek(0)
-    saved = torch.load(file, weights_only=True)
+    weights, state = torch.load(file, weights_only=True)
     resumed = tiny_model()
-    resumed.load_state_dict(saved["model"])
+    resumed.load_state_dict(weights)
     later = build(resumed)
-    later.load_state_dict(saved["optimizer"])
+    later.load_state_dict(state)
     step(resumed, later, 2)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -150,8 +147,7 @@ def test_fused_adamw_follows_the_definition(tiny_model: Build) -> None:
             p.grad = torch.randn_like(p)
             q.grad = p.grad.double()
         for each in (optimizer, plain):
-            for group in each.param_groups:
-                group["lr"] = 1e-2
+            set_lr(each, 1e-2)
             each.step()
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.allclose(p.double(), q, atol=1e-6)
@@ -258,11 +254,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from cnclip.training.optim import build_optimizer
-
 rank, store, kind = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
-
-
 class Scaled(nn.Module):
     def __init__(self):
         super().__init__()
@@ -272,7 +265,6 @@ class Scaled(nn.Module):
 
     def forward(self, x):
         return self.logit_scale * self.layers(x)
-
 
 plain, sharded = Scaled(), Scaled()
 fully_shard(sharded, mesh=dist.init_device_mesh("cpu", (2,)), ignored_params={sharded.logit_scale})
