@@ -47,8 +47,8 @@ class TrainConfig(BaseModel):
     train_data: tuple[Path, ...] = _data(
         ..., "LMDB split directories to train on, with commas between", min_length=1
     )
-    sampler: Literal["distinct", "shuffle", "sequential", "debias"] | None = _data(
-        None, "how batches are drawn (default: distinct; debias for several data sets)"
+    sampler: Literal["distinct", "shuffle", "sequential", "debias"] = _data(
+        "distinct", "how batches are drawn; debias: each from one data set"
     )
     context_length: int = _data(52, "most tokens per text, [CLS] and [SEP] included", ge=3, le=512)
     use_augment: bool = _data(False, "change the pictures at random")
@@ -85,7 +85,7 @@ class TrainConfig(BaseModel):
     temperature: float | None = _loss(None, "fixed temperature instead of a learnt one", gt=0, le=100)
     mixup_beta: float = _loss(0.0, "beta of ZeroVL's coin-flipping mixup; 0 = off", ge=0)
     accum_freq: int = _loss(1, "sub-batches that make one step's batch on each device", ge=1)
-    gather_with_grad: bool = _loss(False, "gradients also through the features of other devices")
+    gather_with_grad: bool = _loss(False, "accepted; gradients are exact over all devices anyway")
     skip_aggregate: bool = _loss(False, "compare pairs within each device only")
     distillation: bool = _loss(False, "learn from a teacher's features as well")
     teacher_model_name: str | None = _loss(None, "the teacher: a model's name, file or folder")
@@ -116,7 +116,7 @@ class TrainConfig(BaseModel):
 
     val_data: Path | None = _validation(None, "LMDB split directory to validate on (default: none)")
     valid_batch_size: int = _validation(64, "pairs at once in validation", ge=1)
-    valid_num_workers: int = _validation(1, "processes that decode validation pictures", ge=0)
+    valid_num_workers: int = _validation(1, "accepted; validation decodes in threads", ge=0)
     valid_step_interval: int | None = _validation(None, "steps between validations (default: none)", ge=-1)
     valid_epoch_interval: int | None = _validation(1, "epochs between validations", ge=-1)
     skip_initial_validation: bool = _validation(False, "do not validate the weights it starts from")

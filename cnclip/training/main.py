@@ -180,7 +180,7 @@ def _batches(config: TrainConfig, model: DualEncoder, world: World) -> PairBatch
         context_length=min(config.context_length, limit),
         augmentation=config.augment if config.use_augment else None,
         random_erasing=config.random_erasing,
-        sampler=config.sampler or ("debias" if len(config.train_data) > 1 else "distinct"),
+        sampler=config.sampler,
         seed=config.seed,
         workers=config.num_workers,
         tokenize=tokenizer_of(model.config),
