@@ -92,7 +92,7 @@ def test_train_data_that_makes_no_sense(given: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resume", "val_data", "clip_weight_path", "valid_step_interval", "sampler", "wandb", "model"]
+    "name", ["resume", "val_data", "clip_weight_path", "valid_step_interval", "wandb", "model"]
 )
 def test_the_word_none_means_none_where_that_is_allowed(name: str) -> None:
     assert getattr(config(**{name: "None"}), name) is None
