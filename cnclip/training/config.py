@@ -55,7 +55,7 @@ class TrainConfig(BaseModel):
     augment: Literal["auto", "light"] = _data(
         "auto", "with --use-augment: AutoAugment, or crops, mirror images and colours"
     )
-    random_erasing: float = _data(0.0, "probability of a blank rectangle in a picture", ge=0, le=1)
+    random_erasing: float = _data(0.0, "probability of a rectangle of noise in a picture", ge=0, le=1)
     num_workers: int = _data(4, "processes that decode training pictures, for each device", ge=0)
 
     model: str | None = _model(

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 def starting_model(config: TrainConfig, world: World, *, going_on: Path | None = None) -> DualEncoder:
     """The model of `config` on this process's device, in float32: from the run's own checkpoint `going_on`,
-    else from `model`, else from `resume`, else new with the weights of single towers where given; frozen,
+    else from `resume`, else from `model`, else new with the weights of single towers where given; frozen,
     checkpointed and synchronised as told.
 
     Raises: InputError, WeightsError for files and settings that do not fit.
@@ -57,12 +57,13 @@ def starting_model(config: TrainConfig, world: World, *, going_on: Path | None =
 
 
 def _weights(config: TrainConfig) -> DualEncoder:
-    if config.model is not None:
-        return build_model(load_checkpoint(find_weights(config.model)))
     zoo = config.vision_model.startswith(ZOO_PREFIX) or config.text_model.startswith(ZOO_PREFIX)
     if config.resume is not None:
-        expected = None if zoo else named_config(config.vision_model, config.text_model)
+        own_towers = zoo or config.model is not None
+        expected = None if own_towers else named_config(config.vision_model, config.text_model)
         return build_model(load_checkpoint(config.resume, config=expected))
+    if config.model is not None:
+        return build_model(load_checkpoint(find_weights(config.model)))
     if zoo:
         model = build_zoo_model(config.vision_model, config.text_model, config.projection_dim)
     else:
