@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -154,6 +155,13 @@ class PairDataset:
         ]
         image, text = np.array(found, dtype=np.int64).reshape(-1, 2).T
         return Pairs(np.ascontiguousarray(image), np.ascontiguousarray(text))
+
+    def digest(self) -> str:
+        """A hash of the pictures' ids, the texts and who belongs to whom; not of the pictures."""
+        content = hashlib.sha256("\n".join(self.image_ids).encode("utf-8", "surrogatepass"))
+        content.update("\n".join(row.text for row in self.texts).encode("utf-8", "surrogatepass"))
+        content.update(np.stack(self.pairs).tobytes())
+        return content.hexdigest()[:12]
 
     def relevance(self) -> list[IntArray]:
         """For each text, the positions of its pictures in `image_ids`, ascending; possibly none."""

@@ -21,7 +21,7 @@ def pick_device(name: str | None = None) -> torch.device:
     if name is not None:
         try:
             device = torch.device(name)
-            torch.empty(0, device=device)
+            torch.empty(0, device=device).cpu()  # "meta" can make it, but not give it back
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise InputError(f"device {name!r} is not available here") from error
         return device

@@ -144,6 +144,9 @@ class TrainConfig(BaseModel):
     def _none_as_a_word(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        for key, value in values.items():
+            if isinstance(value, str) and "\0" in value:
+                raise ValueError(f"{key} holds a NUL character")
         return {key: None if value == "None" and _optional(key) else value for key, value in values.items()}
 
     @field_validator("train_data", mode="before")
@@ -157,7 +160,7 @@ class TrainConfig(BaseModel):
         folders = [part.strip() if isinstance(part, str) else part for part in folders]
         if "" in folders:
             raise ValueError("an empty name among the folders")
-        if len({str(folder) for folder in folders}) < len(folders):
+        if len({Path(str(folder)).resolve() for folder in folders}) < len(folders):
             raise ValueError("a folder is named twice")
         return folders
 

@@ -145,6 +145,9 @@ class Contrastive:
     ) -> dict[str, Tensor]:
         rows = targets.rows
         image, text = image[rows], text[rows]
+        if len(image) < 2:  # nothing to tell apart: a step without a gradient
+            nothing = 0 * (image.sum() + text.sum() + scale)
+            return {"loss": nothing, "i2t_acc": nothing, "t2i_acc": nothing, "logit_scale": scale.detach()}
         function = dual_softmax_info_nce if self.loss == "dual-softmax" else multi_positive_info_nce
         values = {"loss": function(image, text, scale, targets.positives)}
         if taught is not None:

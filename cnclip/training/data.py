@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 Augmentation = Literal["light", "auto"]
 Tokenize = Callable[[Sequence[str], int], IntArray]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_ENOUGH_TO_JUDGE = 64  # pictures, before it is said that most are broken
 
 
 class _Key(NamedTuple):
@@ -131,6 +132,7 @@ class PairBatches:
         self._table = PairSources(self.sources)
         self._sampler = training_sampler(self.sampler, self._table, self.global_batch_size, seed=self.seed)
         self._reported: set[str] = set()
+        self._rows = self._broken = 0
 
     @property
     def n_pairs(self) -> int:
@@ -146,6 +148,10 @@ class PairBatches:
     def steps_per_epoch(self) -> int:
         """Whole global batches of an epoch; what is left over is left out."""
         return len(self._sampler)
+
+    def describe(self) -> list[str]:
+        """What the train sets hold, wherever they are: number of pairs and a hash of ids and texts."""
+        return [f"{len(dataset)} pairs, {dataset.digest()}" for dataset in self.sources]
 
     def duplicate_rate(self, epoch: int = 0, batches: int = 8) -> float:
         """Share of pairs with their picture or text in another row of their global batch, as far as an
@@ -167,7 +173,7 @@ class PairBatches:
         for a batch.
 
         Raises:
-            InputError: less than half of a local batch can be read.
+            InputError: most of the pictures cannot be read.
         """
         ahead, steps = tee(self._global_batches(start_step))  # the loader draws before we come to use
         decoded = iter(
@@ -219,10 +225,11 @@ class PairBatches:
                 logger.warning("left out of training: %s", problem)
         image = parts[0].image if len(parts) == 1 else torch.cat([part.image for part in parts])
         valid = torch.cat([part.valid for part in parts])
-        readable = int(valid.sum())
-        if 2 * readable < len(valid):
+        self._rows += len(valid)
+        self._broken += len(valid) - int(valid.sum())
+        if self._rows >= _ENOUGH_TO_JUDGE and 2 * self._broken > self._rows:
             paths = ", ".join(str(dataset.path) for dataset in self.sources)
-            raise InputError(f"{paths}: {len(valid) - readable} of {len(valid)} pictures are broken")
+            raise InputError(f"{paths}: {self._broken} of the first {self._rows} pictures cannot be read")
         return image, valid
 
     def _tokens(self, texts: list[str]) -> Tensor:

@@ -20,6 +20,9 @@ from cnclip.model.device import local_device, pick_device
 
 T = TypeVar("T")
 
+# What a collective operation says when a process is gone; there is no class of errors for it.
+_LOST = ("gloo", "closed by peer", "NCCL", "HCCL")
+
 
 @dataclass(frozen=True)
 class World:
@@ -114,6 +117,13 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
         ) from error
     try:
         yield World(rank, size, device)
+    except RuntimeError as error:
+        if not any(mark in str(error) for mark in _LOST):
+            raise
+        raise InputError(
+            "another process of this run has ended, see its message; the same command goes on from the last "
+            "checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()
 

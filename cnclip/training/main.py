@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from cnclip.training.loop import Events, FitConfig, fit, optimizer_of
 from cnclip.training.parallel import Parallel
 from cnclip.training.records import Records, log_file, write_params
 from cnclip.training.report import write_report
+from cnclip.training.run_folder import BEST, LATEST, open_run, said_once
 from cnclip.training.run_state import RunState
 from cnclip.training.schedule import scaled_lr
 from cnclip.training.start import pick_precision, starting_model, starting_teacher
 from cnclip.training.step import Precision
 from cnclip.training.validation import Learner
-from cnclip.training.watch import BEST, LATEST, Watch
+from cnclip.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -59,43 +61,11 @@ def train(
     diverges.
     """
     tune_malloc()
-    with join_world(config.device) as world:
-        run = _open_run(config, world)
-        with contextlib.ExitStack() as stack:
-            if world.is_main:
-                stack.enter_context(log_file(run, logging.DEBUG if config.debug else logging.INFO))
-            stack.enter_context(_said_once("cnclip.text", "cnclip.model.tokens"))
-            _train(config, run, world, on_progress, learner)
-        world.wait()
-    return run
-
-
-@contextlib.contextmanager
-def _said_once(*loggers: str) -> Iterator[None]:
-    """Let each kind of message of these loggers through once: a batch with a cut text is nothing new."""
-    seen: set[str] = set()
-
-    def is_new(record: logging.LogRecord) -> bool:
-        known = record.msg in seen
-        seen.add(str(record.msg))
-        return not known
-
-    with contextlib.ExitStack() as stack:
-        for name in loggers:
-            logging.getLogger(name).addFilter(is_new)
-            stack.callback(logging.getLogger(name).removeFilter, is_new)
-        yield
-
-
-def _open_run(config: TrainConfig, world: World) -> Path:
     run = config.logs / config.name
-    with world.main_first():
-        try:
-            (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-            if config.restart and world.is_main:
-                (run / LATEST).unlink(missing_ok=True)
-        except OSError as error:
-            raise InputError(f"{run}: cannot be written ({error.strerror})") from error
+    quiet = said_once("cnclip.text", "cnclip.model.tokens")
+    with join_world(config.device) as world, open_run(run, world, restart=config.restart), quiet:
+        _train(config, run, world, on_progress, learner)
+        world.wait()
     return run
 
 
@@ -119,16 +89,19 @@ def _train(
     if config.resume is not None and not resuming:
         done = state.take_over(config.resume, optimizer=not config.reset_optimizer)
         done = 0 if config.reset_data_offset else done
-    if config.early_stop and state.notes.get("stopped"):
-        logger.info("this run stopped early at step %d; --early-stop 0 goes on", done)
+    if done >= fit_config.total_steps or 0 < config.early_stop <= state.notes.get("since_best", 0):
+        logger.info("this run is at its end already, after %d steps", done)
         return
+    valid = _validation_split(config)
     with contextlib.ExitStack() as stack:
         records = None
         if world.is_main:
+            stack.enter_context(log_file(run, logging.DEBUG if config.debug else logging.INFO))
             write_params(run, config.model_dump(mode="json"))
+            plain = config.model_dump(mode="json")
             records = Records(
                 run,
-                settings=config.model_dump(mode="json"),
+                settings=plain,
                 tensorboard=not config.no_tensorboard,
                 wandb_project=config.wandb,
                 resume_step=done,
@@ -142,11 +115,11 @@ def _train(
             batches.global_batch_size,
             fit_config.total_steps,
             records,
-            valid=PairDataset(config.val_data) if config.val_data else None,
+            valid=valid,
             learner=learner,
             on_progress=on_progress,
         )
-        _introduce(config, model, batches, fit_config, precision, watch)
+        _introduce(config, model, batches, fit_config, precision, watch, done)
         if not resuming:
             if world.is_main:
                 (run / BEST).unlink(missing_ok=True)  # of a run that is started over
@@ -168,6 +141,17 @@ def _train(
         write_report(run)
 
 
+def _validation_split(config: TrainConfig) -> PairDataset | None:
+    """The validation split, if there is one. Raises InputError if nothing in it could be scored: better now
+    than after an epoch."""
+    if config.val_data is None:
+        return None
+    split = PairDataset(config.val_data)
+    if not len(split):
+        raise InputError(f"--val-data {config.val_data}: no text of it is labelled with a picture of it")
+    return split
+
+
 def _batches(config: TrainConfig, model: DualEncoder, world: World) -> PairBatches:
     limit = model.config.text.text_max_position_embeddings
     return PairBatches(
@@ -182,7 +166,7 @@ def _batches(config: TrainConfig, model: DualEncoder, world: World) -> PairBatch
         random_erasing=config.random_erasing,
         sampler=config.sampler,
         seed=config.seed,
-        workers=config.num_workers,
+        workers=min(config.num_workers, os.cpu_count() or 1),
         tokenize=tokenizer_of(model.config),
         pin_memory=world.device.type != "cpu",
     )
@@ -221,6 +205,7 @@ def _fit_config(config: TrainConfig, batches: PairBatches) -> FitConfig:
 def _settings(config: TrainConfig, batches: PairBatches, precision: Precision) -> dict[str, Any]:
     names = {name for part in _DECISIVE for name in TrainConfig.sections()[part]} - _FREE
     plain = config.model_dump(mode="json", include={*names, "fsdp", "seed"})
+    plain["train_data"] = batches.describe()  # what is there, wherever it is
     return {**plain, "global_batch_size": batches.global_batch_size, "precision": precision.name}
 
 
@@ -246,10 +231,13 @@ def _introduce(
     fit_config: FitConfig,
     precision: Precision,
     watch: Watch,
+    done: int,
 ) -> None:
     """What a person should know before the first step."""
     if watch.records is None:
         return
+    if done:
+        logger.info("resuming %s at step %d", watch.run, done)
     logger.info("Params: %s", config.model_dump(mode="json", exclude_defaults=True))
     world = watch.state.parallel.world
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

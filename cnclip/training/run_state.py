@@ -79,7 +79,7 @@ class RunState:
             if self.precision.scaler and saved["scaler"]:
                 self.precision.scaler.load_state_dict(saved["scaler"])
             self.notes.update(saved["notes"])
-            step = int(saved["step"])
+            step = _steps(saved)
         except _UNFIT as error:
             raise WeightsError(f"{path}: does not fit this run ({str(error).splitlines()[0]})") from error
         logger.info("resuming %s at step %d", path, step)
@@ -93,13 +93,16 @@ class RunState:
         """
         saved = torch_load(path)
         if not optimizer:
-            return int(saved.get("step", 0))
+            return _steps(saved)
         if "optimizer" not in saved:
             raise WeightsError(f"{path}: holds no optimizer state; add --reset-optimizer")
+        theirs, ours = (s.get("optimizer", "adamw") for s in (saved.get("settings", {}), self.settings))
+        if theirs != ours:
+            raise WeightsError(f"{path}: its optimizer is {theirs}, not {ours}; add --reset-optimizer")
         try:
             state = saved["optimizer"] if "settings" in saved else self._from_chinese_clip(saved)
             self.parallel.load_optimizer_state(self.optimizer, state)
-            return int(saved["step"])
+            return _steps(saved)
         except _UNFIT as error:
             line = str(error).splitlines()[0]
             raise WeightsError(
@@ -138,6 +141,13 @@ class RunState:
                     f"{self.settings.get(name)!r}; keep the setting, give the run another name, or start "
                     f"over with --restart"
                 )
+
+
+def _steps(saved: Mapping[str, Any]) -> int:
+    step = saved["step"]
+    if not isinstance(step, int) or step < 0:
+        raise ValueError(f"step {step!r} is no number of steps")
+    return step
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

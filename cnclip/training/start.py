@@ -57,6 +57,8 @@ def starting_model(config: TrainConfig, world: World, *, going_on: Path | None =
 
 
 def _weights(config: TrainConfig) -> DualEncoder:
+    if (config.model or config.resume) and (config.clip_weight_path or config.bert_weight_path):
+        logger.warning("--clip-weight-path and --bert-weight-path are for new models: not used here")
     zoo = config.vision_model.startswith(ZOO_PREFIX) or config.text_model.startswith(ZOO_PREFIX)
     if config.resume is not None:
         own_towers = zoo or config.model is not None

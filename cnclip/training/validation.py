@@ -19,6 +19,8 @@ from cnclip.training.distributed import World
 from cnclip.training.losses import multi_positive_info_nce
 from cnclip.training.parallel import Parallel
 
+_SHOWN = 20  # lines about unreadable pictures
+
 
 class Learner(Protocol):
     """Learns from the queries of a validation split between two measurements."""
@@ -102,7 +104,8 @@ def evaluate_split(
     seed: int = 0,
     learner: Learner | None = None,
 ) -> dict[str, Any]:
-    """What `evaluation.evaluate` returns, and "in_batch": see `in_batch_metrics`.
+    """What `evaluation.evaluate` returns, "in_batch" (see `in_batch_metrics`), and "problems": a line for
+    some of the pictures that cannot be read.
 
     Every process must call. With a `learner`, the result is from before it learnt; "online" is its report and
     "after" the same measurement again.
@@ -114,6 +117,7 @@ def evaluate_split(
     world = World(device=parallel.world.device) if parallel.sharded else parallel.world
     embedded = embed(SharedEncoder(encoder, world), split, batch_size=batch_size)
     result = score(embedded)
+    result["problems"] = embedded.problems[:_SHOWN]
     result["in_batch"] = in_batch_metrics(embedded, encoder.logit_scale, batch_size, seed)
     if learner is not None:
         result["online"] = learner.learn(parallel, split, dict(result))

@@ -18,13 +18,11 @@ from cnclip.training.config import TrainConfig
 from cnclip.training.log_lines import begin_line, gallery_line, saved_line, train_line, validation_line
 from cnclip.training.loop import Progress
 from cnclip.training.records import Records
+from cnclip.training.run_folder import BEST, LATEST
 from cnclip.training.run_state import RunState
 from cnclip.training.validation import Learner, evaluate_split
 
 logger = logging.getLogger(__name__)
-
-BEST = "best.safetensors"
-LATEST = "checkpoints/epoch_latest.pt"
 
 
 @dataclass
@@ -90,6 +88,8 @@ class Watch:
         self._report(step, epoch, result)
         score = float(result["text_to_image"]["mean_recall"])
         notes = self.state.notes
+        if not parallel.world.share((self.run / BEST).exists()):
+            notes.pop("best", None)  # somebody took it away
         if step == 0:
             notes["start"] = score
         better = score > notes.get("best", -1.0)
@@ -100,7 +100,6 @@ class Watch:
             self._keep_best(score, step)
         stop = 0 < self.config.early_stop <= int(notes["since_best"])
         if stop:
-            notes["stopped"] = True
             self.note(step, f"early stop: {notes['since_best']} validations without a better mean recall")
         return stop
 
@@ -161,6 +160,11 @@ class Watch:
             )
         )
         logger.info(gallery_line(epoch=epoch, step=step, result=result))
+        if result["problems"]:
+            count, first = result["left_out"]["unreadable pictures"], result["problems"][0]
+            logger.warning(
+                "%d validation pictures cannot be read and are not counted; first: %s", count, first
+            )
         self.records.valid(step, epoch, result)
 
     def _keep_best(self, score: float, step: int) -> None:

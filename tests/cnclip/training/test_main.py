@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from torch import Tensor
 
@@ -228,3 +230,71 @@ def test_one_clear_line(
 def test_cut_texts_are_said_once(command: list[str], tmp_path: Path) -> None:
     assert main([*command, "--context-length", "3", "--max-steps", "4", "--skip-initial-validation"]) == 0
     assert text_of_log(tmp_path / "logs" / "run").count("texts cut to 3 tokens") == 1
+
+
+def test_one_run_at_a_time_in_a_folder(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = tmp_path / "logs" / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / ".epoch_latest.pt.0123abcd.tmp").write_bytes(b"half a checkpoint")
+    with FileLock(tmp_path / "logs" / "run" / ".lock"):
+        assert main([*command, "--max-steps", "1"]) == 2
+    assert "another run is at work here" in capsys.readouterr().err
+    assert main([*command, "--max-steps", "1"]) == 0
+    assert [path.name for path in checkpoints.iterdir()] == ["epoch_latest.pt"]  # what a kill left is gone
+
+
+def test_other_data_behind_the_same_path(
+    command: list[str], colour_data: Path, split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(split, data)
+    command += ["--train-data", str(data)]
+    assert main([*command, "--max-steps", "1"]) == 0
+    assert (
+        main([*command, "--max-steps", "2", "--train-data", os.path.relpath(data)]) == 0
+    )  # spelled otherwise
+    changed = tmp_path / "changed"
+    shutil.copytree(colour_data, changed)
+    texts = (changed / "train_texts.jsonl").read_text(encoding="utf-8").replace("红色", "紫色")
+    (changed / "train_texts.jsonl").write_text(texts, encoding="utf-8")
+    shutil.rmtree(data)
+    build_lmdb(changed, ["train"], tmp_path / "new")
+    shutil.copytree(tmp_path / "new" / "train", data)
+    assert main([*command, "--max-steps", "3"]) == 2
+    assert "made with train_data = ['24 pairs, " in capsys.readouterr().err
+
+
+def test_a_lost_best_file_comes_back(command: list[str], tmp_path: Path) -> None:
+    best = tmp_path / "logs" / "run" / "best.safetensors"
+    assert main([*command, "--max-steps", "1"]) == 0
+    best.unlink()
+    assert main([*command, "--max-steps", "2"]) == 0 and best.exists()
+
+
+def test_unlabelled_validation_is_refused_before_the_first_step(
+    command: list[str], colour_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    shutil.copy(colour_data / "train_imgs.tsv", folder / "valid_imgs.tsv")
+    text = {"text_id": 1, "text": "红色", "image_ids": []}
+    (folder / "valid_texts.jsonl").write_text(json.dumps(text) + "\n", encoding="utf-8")
+    build_lmdb(folder, ["valid"], folder / "lmdb")
+    unlabelled = str(folder / "lmdb" / "valid")
+    assert main([*command, "--val-data", unlabelled, "--skip-initial-validation"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert unlabelled in message and "labelled" in message
+    assert not (tmp_path / "logs" / "run" / "metrics.jsonl").exists()
+
+
+def test_resume_wins_over_model(command: list[str], tmp_path: Path) -> None:
+    """A recipe may name a model; the checkpoint that the user names beside it is what counts."""
+    model = build_tiny_model()
+    with torch.no_grad():
+        model.text_projection.fill_(7.0)
+    save_pt(model, tmp_path / "given.pt")
+    reset = ["--resume", str(tmp_path / "given.pt"), "--reset-optimizer", "--reset-data-offset"]
+    assert main([*command, *reset, "--max-steps", "1", "--lr", "1e-12"]) == 0
+    assert weights(tmp_path / "logs" / "run")["module.text_projection"].mean() == pytest.approx(7.0)
