@@ -82,6 +82,12 @@ def run(args: argparse.Namespace) -> int:
     )
     splits = [name.strip() for name in args.splits.split(",") if name.strip()]
     reports = _build(args, splits, options, Console(file=sys.stderr))
+    for report in reports:
+        if not report.pairs:
+            sys.stderr.write(
+                f"warning: {report.split}: 0 pairs: no text names a picture of it, so that nothing can be"
+                " learnt from it or scored on it\n"
+            )
     if args.json:
         content = [report.to_dict() for report in reports]
         sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
@@ -98,7 +104,8 @@ def _build(
     from cnclip.data.lmdb_build import build_lmdb
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    # Where stderr is a file, a bar would leave an empty line in it.
+    with Progress(*columns, console=console, disable=not console.is_interactive) as progress:
         tasks = {split: progress.add_task(split, total=None) for split in splits}
 
         def show(split: str, done: int, size: int) -> None:

@@ -16,7 +16,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,7 +120,8 @@ def convert(
 
     Raises:
         InputError: an existing output without `force`, another conversion under way, annotations that cannot
-            be read, no usable picture at all, a full disk, or with `strict` the first broken row.
+            be read, no usable picture or no usable text at all, a full disk, or with `strict` the first
+            broken row.
     """
     from cnclip.data.lmdb_build import build_split
     from preprocess.datasets.plan import write_plan
@@ -139,8 +140,9 @@ def _convert_with_bar(
 ) -> list[SplitReport]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns: Iterable[TextColumn | BarColumn] = (TextColumn("{task.description}"), BarColumn())
-    with Progress(*columns, TaskProgressColumn(), TimeRemainingColumn(), console=console) as progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    # Where stderr is a file, a bar would leave an empty line in it.
+    with Progress(*columns, console=console, disable=not console.is_interactive) as progress:
         tasks = {name: progress.add_task(name, total=None) for name in splits}
 
         def show(name: str, done: int, size: int) -> None:

@@ -179,12 +179,18 @@ if [ -z "$GPUS_PER_NODE" ]; then
   GPUS_PER_NODE=$("$PY" -c 'import torch; print(torch.accelerator.device_count())')
 fi
 processes=$((GPUS_PER_NODE > 1 ? GPUS_PER_NODE : 1))
+launcher=("$PY" -m torch.distributed.run)
+# Stopping finishes the step and saves: torchrun would kill after 30 s what is still at it.
+if [ $((processes * WORKER_CNT)) -gt 1 ] && [ -z "$DRY_RUN" ] &&
+  "${launcher[@]}" --help | grep -q -e --shutdown-timeout; then
+  launcher+=(--shutdown-timeout=900)
+fi
 # `--` keeps torchrun from taking our --logs for an abbreviation of its own --logs-specs.
 if [ "$WORKER_CNT" -gt 1 ]; then
-  command=("$PY" -m torch.distributed.run "--nproc_per_node=$processes" "--nnodes=$WORKER_CNT" "--node_rank=$RANK"
+  command=("${launcher[@]}" "--nproc_per_node=$processes" "--nnodes=$WORKER_CNT" "--node_rank=$RANK"
     "--master_addr=$MASTER_ADDR" "--master_port=$MASTER_PORT" -m -- cnclip.training)
 elif [ "$processes" -gt 1 ]; then
-  command=("$PY" -m torch.distributed.run --standalone "--nproc_per_node=$processes" -m -- cnclip.training)
+  command=("${launcher[@]}" --standalone "--nproc_per_node=$processes" -m -- cnclip.training)
 else
   command=("$PY" -m cnclip.training)
 fi

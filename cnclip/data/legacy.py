@@ -68,9 +68,9 @@ def parse_pair(value: bytes) -> tuple[str, int | str, str]:
 
 def read_image_ids(handle: EnvHandle) -> list[str]:
     """The ids of a legacy `imgs` environment in key order."""
-    with handle().env.begin() as transaction:
+    with handle().reading() as transaction:
         keys = list(transaction.cursor().iternext(keys=True, values=False))
-    return [key.decode("utf-8") for key in keys if key != IMAGE_COUNT_KEY]
+        return [key.decode("utf-8") for key in keys if key != IMAGE_COUNT_KEY]
 
 
 def decode_image(value: bytes, *, where: str) -> bytes:
@@ -87,7 +87,7 @@ def read_texts(path: Path, on_error: OnError | None = None) -> list[TextRow]:
     Rows that are not plain data are refused by key: they raise InputError, or go to `on_error`.
     """
     texts: dict[int | str, tuple[str, dict[str, None]]] = {}
-    with EnvHandle(path)().env.begin() as transaction:
+    with EnvHandle(path)().reading() as transaction:
         rows = [row for row in transaction.cursor().iternext() if row[0] != PAIR_COUNT_KEY]
         rows.sort(key=lambda row: (len(row[0]), row[0]))  # "2" before "10"
         for key, value in rows:

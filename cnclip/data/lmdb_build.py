@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from cnclip.data import muge
 from cnclip.data.lmdb_images import ImageWriter, ScanImages
-from cnclip.data.lmdb_report import BuildOptions, SplitReport
+from cnclip.data.lmdb_report import BuildOptions, SplitReport, none_usable
 from cnclip.data.lmdb_texts import ScanTexts, write_texts
 from cnclip.errors import InputError
 
@@ -29,13 +29,15 @@ OnProgress = Callable[[str, int, int], None]
 
 
 class SplitSource(NamedTuple):
-    """A file of pictures and one of texts, how each is read, and what messages call them."""
+    """A file of pictures and one of texts, how each is read, what messages call them, and whether a split
+    without a single usable text is refused."""
 
     images: Path
     texts: Path
     scan_images: ScanImages = muge.scan_images
     scan_texts: ScanTexts = muge.scan_texts
     name: str = ""
+    needs_texts: bool = True
 
 
 def _check_inputs(data_dir: Path, splits: Sequence[str]) -> None:
@@ -73,11 +75,12 @@ def build_lmdb(
         options: see `BuildOptions`.
         on_progress: see `OnProgress`.
 
-    The split "test" may lack its texts file; texts without labels are kept in every split.
+    The split "test" may lack its texts; texts without labels are kept in every split.
 
     Raises:
         InputError: a missing input, an existing output without `force`, another build under way, no usable
-            picture at all, a full disk, or with `strict` the first broken row.
+            picture or (but for "test") no usable text at all, a full disk, or with `strict` the first broken
+            row.
     """
     data_dir, options = Path(data_dir), options or BuildOptions()
     lmdb_dir = Path(lmdb_dir) if lmdb_dir is not None else data_dir / "lmdb"
@@ -86,7 +89,8 @@ def build_lmdb(
         _check_output(lmdb_dir, split, options.force)
     reports = []
     for split in dict.fromkeys(splits):
-        prepare = partial(SplitSource, data_dir / f"{split}_imgs.tsv", data_dir / f"{split}_texts.jsonl")
+        files = data_dir / f"{split}_imgs.tsv", data_dir / f"{split}_texts.jsonl"
+        prepare = partial(SplitSource, *files, needs_texts=split != "test")
         reports.append(build_split(prepare, split, lmdb_dir, options, on_progress))
     return reports
 
@@ -116,7 +120,11 @@ def build_split(
             source = prepare()
             with ImageWriter(source.images, work, options, report, source.scan_images, source.name) as images:
                 images.run(None if on_progress is None else partial(on_progress, split))
+                of_images = len(report.problems)
                 write_texts(source.texts, work, options, report, images.__contains__, source.scan_texts)
+                if source.needs_texts and not report.texts.kept:
+                    named, first = source.name or source.texts, report.problems[of_images:] or report.problems
+                    raise InputError(none_usable(f"{named}", "text", report.texts.read, first))
             _swap_in(work, lmdb_dir, split)
     except Timeout:
         raise InputError(f"{lmdb_dir / split}: another build of it is under way") from None

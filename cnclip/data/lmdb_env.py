@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,10 +19,30 @@ from weakref import WeakValueDictionary
 import lmdb
 
 from cnclip.errors import InputError
+from cnclip.printable import printable
 
 MAX_KEY_BYTES = 511
 FIRST_MAP_SIZE = 16 * 2**20
 _Result = TypeVar("_Result")
+
+
+def _open(path: Path, **options: Any) -> Any:
+    try:
+        return lmdb.open(str(path), **options)
+    except UnicodeEncodeError:  # py-lmdb takes no other names, not even as bytes
+        why = "LMDB opens no folder whose path is not UTF-8; rename it"
+    except (lmdb.Error, OSError) as error:
+        why = f"not a readable LMDB directory: {error}"
+    raise InputError(printable(f"{path}: {why}"))
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Turn what is wrong with pages that are read, or with text in them, into an InputError."""
+    try:
+        yield
+    except (lmdb.Error, UnicodeDecodeError) as error:
+        raise InputError(printable(f"{path / 'data.mdb'}: damaged ({error}); build it again")) from None
 
 
 class ReadEnv:
@@ -29,13 +50,8 @@ class ReadEnv:
 
     def __init__(self, path: Path) -> None:
         self.path, self.pid = path, os.getpid()
-        try:
-            # No lock file is needed: builders write aside and rename, so nobody writes what we read.
-            self.env = lmdb.open(
-                str(path), readonly=True, lock=False, max_dbs=4, readahead=False, create=False
-            )
-        except (lmdb.Error, OSError) as error:
-            raise InputError(f"{path}: not a readable LMDB directory: {error}") from None
+        # No lock file is needed: builders write aside and rename, so nobody writes what we read.
+        self.env = _open(path, readonly=True, lock=False, max_dbs=4, readahead=False, create=False)
         self._check_size()
         self._dbs: dict[bytes, Any] = {}
 
@@ -50,17 +66,46 @@ class ReadEnv:
     def db(self, name: bytes) -> Any | None:
         """The handle of a named database, or None where the environment has none of that name."""
         if name not in self._dbs:
-            try:
-                self._dbs[name] = self.env.open_db(name, create=False)
-            except (lmdb.NotFoundError, lmdb.IncompatibleError):
-                self._dbs[name] = None
+            with _damage_named(self.path):
+                try:
+                    self._dbs[name] = self.env.open_db(name, create=False)
+                except (lmdb.NotFoundError, lmdb.IncompatibleError):
+                    self._dbs[name] = None
         return self._dbs[name]
 
+    @contextmanager
+    def reading(self, db: bytes | None = None) -> Iterator[Any]:
+        """A transaction on a named database, or the unnamed one.
+
+        Raises:
+            InputError: a damaged page, or text decoded within that is not UTF-8.
+        """
+        with _damage_named(self.path), self.env.begin(db=None if db is None else self.db(db)) as transaction:
+            yield transaction
+
     def get(self, key: bytes, db: bytes | None = None) -> bytes | None:
-        """The value under `key` (copied out of the map), or None."""
-        with self.env.begin(db=None if db is None else self.db(db)) as transaction:
+        """The value under `key` (copied out of the map), or None. Raises InputError at a damaged page."""
+        with self.reading(db) as transaction:
             value: bytes | None = transaction.get(key)
         return value
+
+
+def _why_none(path: Path, error: OSError) -> str:
+    """Why there is no `data.mdb` in `path`."""
+    if isinstance(error, FileNotFoundError) and path.is_dir():
+        splits = sorted(
+            str(found.parent)
+            for pattern in ("*/imgs", "lmdb/*/imgs")
+            for found in path.glob(pattern)
+            if not found.parent.name.startswith(".")  # a build under way
+        )
+        hint = f"; did you mean {' or '.join(splits[:4])}?" if splits else ""
+        return f"not an LMDB directory (no data.mdb){hint}"
+    if isinstance(error, FileNotFoundError):
+        return "no such folder"
+    if isinstance(error, NotADirectoryError):
+        return "not an LMDB directory, but a file" if path.is_file() else "no such folder"
+    return f"not an LMDB directory: {error.strerror}"
 
 
 _shared: WeakValueDictionary[tuple[str, int, int], ReadEnv] = WeakValueDictionary()
@@ -95,8 +140,10 @@ class EnvHandle:
     def _acquire(self) -> ReadEnv:
         try:
             file = (self.path / "data.mdb").stat()
-        except OSError:
-            raise InputError(f"{self.path}: not an LMDB directory (no data.mdb)") from None
+        except OSError as error:
+            raise InputError(printable(f"{self.path}: {_why_none(self.path, error)}")) from None
+        if not file.st_size:
+            raise InputError(printable(f"{self.path / 'data.mdb'}: empty file; build it again"))
         key = (str(self.path.resolve()), file.st_dev, file.st_ino)  # a rebuilt directory is another one
         with _lock:
             env = _shared.get(key)
@@ -117,21 +164,21 @@ class GrowingEnv:
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._env = lmdb.open(str(path), map_size=FIRST_MAP_SIZE, max_dbs=4)
+        self._env = _open(path, map_size=FIRST_MAP_SIZE, max_dbs=4)
 
     def db(self, name: bytes) -> Any:
         """The handle of a named database, created when missing."""
         return self._env.open_db(name)
 
     def read(self, key: bytes, db: Any) -> bytes | None:
-        """The committed value under `key`, or None."""
-        with self._env.begin(db=db) as transaction:
+        """The committed value under `key`, or None. Raises InputError at a damaged page."""
+        with _damage_named(self.path), self._env.begin(db=db) as transaction:
             value: bytes | None = transaction.get(key)
         return value
 
     def has(self, key: bytes, db: Any) -> bool:
-        """Whether a value is committed under `key`; does not read it."""
-        with self._env.begin(db=db) as transaction:
+        """Whether a value is committed under `key`; does not read it. Raises InputError at a damaged page."""
+        with _damage_named(self.path), self._env.begin(db=db) as transaction:
             found: bool = transaction.cursor().set_key(key)
         return found
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cnclip.data import muge
 from cnclip.data.lmdb_env import GrowingEnv
-from cnclip.data.lmdb_report import BuildOptions, SplitReport, Tally
+from cnclip.data.lmdb_report import BuildOptions, SplitReport, Tally, none_usable
 from cnclip.data.lmdb_store import (
     IMAGES_DB,
     META_DB,
@@ -163,8 +163,8 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
                 on_bytes(end, size)
         self._flush(line, size)
         if not self.report.images.kept:
-            first = "".join(f"; first: {line}" for line in self.report.problems[:1])
-            raise InputError(f"{self._name}: no usable picture in {self.report.images.read} rows{first}")
+            report = self.report
+            raise InputError(none_usable(self._name, "picture", report.images.read, report.problems))
         self._finish()
 
     def _refusal(self, row: muge.ImageRow | muge.BadRow) -> str | None:

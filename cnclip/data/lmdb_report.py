@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from cnclip.errors import InputError
+from cnclip.printable import printable
 
 CheckImages = Literal["header", "decode", "off"]
 MAX_PROBLEMS = 50  # lines kept for people to read; the counts are always complete
+
+
+def none_usable(name: str, what: str, rows: int, problems: Sequence[str]) -> str:
+    """The line about a file `name` in which no row is a usable `what`; `problems` begins with the first."""
+    first = "".join(f"; first: {line}" for line in problems[:1])
+    return printable(f"{name}: no usable {what} in {rows} rows{first}")
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,7 @@ class ImageStore:
         self._starts = [0, *accumulate(counts)]
 
     def _read_order(self, shard: EnvHandle) -> int:
-        env = shard()
-        with env.env.begin(db=env.db(ORDER_DB)) as transaction:
+        with shard().reading(ORDER_DB) as transaction:
             ids = [value.decode("utf-8") for value in transaction.cursor().iternext(keys=False, values=True)]
         self.ids += ids
         return len(ids)
@@ -140,7 +139,9 @@ def _unpack_text(value: bytes, where: str) -> TextRow:
     try:
         text_id, text, image_ids = msgpack.unpackb(value)
     except (ValueError, TypeError, msgpack.UnpackException):
-        raise InputError(f"{where}: not a [text_id, text, image_ids] row") from None
+        text = image_ids = None
+    if not isinstance(text, str) or not isinstance(image_ids, list):
+        raise InputError(f"{where}: not a [text_id, text, image_ids] row")
     return TextRow(text_id, text, image_ids)
 
 
@@ -164,6 +165,6 @@ def read_texts(path: str | Path, on_error: OnError | None = None) -> list[TextRo
         return legacy.read_texts(pairs, on_error)
     if meta.get("kind") != "texts":
         raise InputError(f"{pairs}: holds {meta.get('kind')}, not texts")
-    with env.env.begin(db=env.db(TEXTS_DB)) as transaction:
+    with env.reading(TEXTS_DB) as transaction:
         rows = transaction.cursor().iternext()
         return [_unpack_text(value, f"{pairs}: row {int.from_bytes(key, 'big')}") for key, value in rows]

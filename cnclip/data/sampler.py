@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Literal, TypedDict
+from typing import Literal
 
 import numpy as np
 
@@ -14,14 +14,6 @@ from cnclip.data.sources import PairSources
 from cnclip.errors import InputError
 
 SamplerName = Literal["distinct", "shuffle", "sequential", "debias"]
-
-
-class SamplerState(TypedDict):
-    """Where a sampler stands: `position` batches of epoch `epoch` have been handed out."""
-
-    seed: int
-    epoch: int
-    position: int
 
 
 def epoch_order(n: int, *, seed: int, epoch: int) -> IntArray:
@@ -52,10 +44,7 @@ class PairBatchSampler:
             in telling two pairs apart (debiased sampling, Cui et al. 2022, "Contrastive Vision-Language
             Pre-training with Limited Resources", arXiv 2112.09331).
 
-    `batches` is a pure function of seed and epoch. Iterating yields the rest of the current epoch; the next
-    iteration is the next epoch. `state_dict` can be taken after any batch, and `load_state_dict` continues
-    with exactly the batch that would have come next. Batches fetched ahead of the training step count as
-    handed out, so a loop that prefetches keeps its own `position`.
+    `batches` is a pure function of seed and epoch: to go on after n batches of an epoch, skip n of them.
     """
 
     def __init__(
@@ -80,26 +69,10 @@ class PairBatchSampler:
         self._turns = np.repeat(
             np.arange(len(rows)), rows // batch_size if drop_last else -(-rows // batch_size)
         )
-        self.epoch = self.position = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
         return len(self._turns)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, start = self.epoch, self.position
-        for number, batch in enumerate(islice(self.batches(epoch), start, None), start=start + 1):
-            last = number == len(self)
-            self.epoch, self.position = (epoch + 1, 0) if last else (epoch, number)
-            yield batch
-
-    def state_dict(self) -> SamplerState:
-        """What `load_state_dict` needs to go on."""
-        return {"seed": self.seed, "epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: SamplerState) -> None:
-        """Go on where `state` was taken; the sampler must be over the same pairs and batch size."""
-        self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]
 
     def batches(self, epoch: int) -> Iterator[list[int]]:
         """All batches of one epoch."""

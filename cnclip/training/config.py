@@ -128,7 +128,7 @@ class TrainConfig(BaseModel):
     report_training_batch_acc: bool = _records(False, "log the accuracy within training batches")
     save_epoch_frequency: int = _records(1, "epochs between kept checkpoints", ge=-1)
     save_step_frequency: int = _records(-1, "steps between kept checkpoints", ge=-1)
-    debug: bool = _records(False, "log more")
+    debug: bool = _records(False, "log what libraries say, too")
     no_tensorboard: bool = _records(False, "write no TensorBoard events")
     wandb: str | None = _records(None, "Weights & Biases project to report to (default: none)")
 

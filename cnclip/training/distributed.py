@@ -21,7 +21,7 @@ from cnclip.model.device import local_device, pick_device
 T = TypeVar("T")
 
 # What a collective operation says when a process is gone; there is no class of errors for it.
-_LOST = ("gloo", "closed by peer", "NCCL", "HCCL")
+_LOST = ("closed by peer", "reset by peer", "remote process exited", "communicator was aborted")
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,12 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
         if not any(mark in str(error) for mark in _LOST):
             raise
         raise InputError(
-            "another process of this run has ended, see its message; the same command goes on from the last "
-            "checkpoint"
+            f"another process of this run has ended, see its message ({str(error).splitlines()[0]}); the "
+            "same command goes on from the last checkpoint"
         ) from error
-    finally:
-        dist.destroy_process_group()
+    # Only when all got here: taking a group apart is itself a collective operation, which would wait for
+    # processes that are elsewhere.
+    dist.destroy_process_group()
 
 
 def _variable(name: str, default: int) -> int:

@@ -176,7 +176,8 @@ def fit(
             last = step == config.total_steps
             if events.log is not None and (last or _due(step, config.log_every)):
                 number = (step - 1) // source.steps_per_epoch + 1
-                events.log(Progress(step, config.total_steps, number, metrics, lr, times.take()))
+                mean = world.mean(metrics)  # the same everywhere, unless each contrasts its own pairs only
+                events.log(Progress(step, config.total_steps, number, mean, lr, times.take()))
             checks = into == 0 and _due(epoch, config.validate_every_epochs)
             if events.validate is not None and (last or checks or _due(step, config.validate_every)):
                 last = bool(events.validate(step)) or last
@@ -184,7 +185,7 @@ def fit(
             due = last or into == 0 or asked or _due(step, config.checkpoint_every)
             if checkpoint is not None and due:
                 started = time.perf_counter()
-                state.save(checkpoint, step, epoch)
+                state.save(checkpoint, step, (step - 1) // source.steps_per_epoch + 1)
                 if events.save is not None:
                     events.save(step, time.perf_counter() - started)
             if last:

@@ -25,11 +25,6 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return wrapper
 
 
-def identity_targets(n: int, device: torch.device | None = None) -> Tensor:
-    """Plain InfoNCE's targets, float32 (n, n): text i belongs to picture i and to no other."""
-    return torch.eye(n, device=device)
-
-
 def mixed_targets(positives: Tensor, partner: Tensor, share: float, side: str) -> Tensor:
     """Targets of a batch in which each row of one side is share x itself + (1 - share) x its partner.
 

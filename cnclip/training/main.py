@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 _DECISIVE = ("data", "model", "loss", "optimizer", "schedule")
 _FREE = {
     *("num_workers", "restart", "use_flash_attention", "grad_checkpointing", "gather_with_grad"),
+    *("reset_optimizer", "reset_data_offset"),
     *("max_epochs", "max_steps", "accum_freq"),  # the batch counts over all processes, see _settings
 }
 
@@ -63,7 +64,7 @@ def train(
     tune_malloc()
     run = config.logs / config.name
     quiet = said_once("cnclip.text", "cnclip.model.tokens")
-    with join_world(config.device) as world, open_run(run, world, restart=config.restart), quiet:
+    with join_world(config.device) as world, open_run(run, world), quiet:
         _train(config, run, world, on_progress, learner)
         world.wait()
     return run
@@ -76,37 +77,26 @@ def _train(
     on_progress: Callable[[int, int], None] | None,
     learner: Learner | None,
 ) -> None:
-    resuming = world.share((run / LATEST).exists())  # rank 0 writes it, all need to see it
+    # Rank 0 writes it, all need to see it.
+    resuming = world.share((run / LATEST).exists() and not config.restart)
     model = starting_model(config, world, going_on=run / LATEST if resuming else None)
     config = config.resolved(model.config.vision_name)
     precision = pick_precision(config, world.device)
     batches = _batches(config, model, world)
     fit_config = _fit_config(config, batches)
     parallel = Parallel(model, world, sharded=config.fsdp)
+    objective = _objective(config, parallel, precision)
     settings = _settings(config, batches, precision)
     state = RunState(parallel, optimizer_of(model, fit_config), precision, settings, name=config.name)
-    done = state.resume(run / LATEST) if resuming else 0
-    if config.resume is not None and not resuming:
-        done = state.take_over(config.resume, optimizer=not config.reset_optimizer)
-        done = 0 if config.reset_data_offset else done
+    valid = _validation_split(config)
+    done = _steps_before(config, state, run if resuming else None)
     if done >= fit_config.total_steps or 0 < config.early_stop <= state.notes.get("since_best", 0):
         logger.info("this run is at its end already, after %d steps", done)
+        if world.is_main and not (run / "report.html").exists():
+            write_report(run)
         return
-    valid = _validation_split(config)
     with contextlib.ExitStack() as stack:
-        records = None
-        if world.is_main:
-            stack.enter_context(log_file(run, logging.DEBUG if config.debug else logging.INFO))
-            write_params(run, config.model_dump(mode="json"))
-            plain = config.model_dump(mode="json")
-            records = Records(
-                run,
-                settings=plain,
-                tensorboard=not config.no_tensorboard,
-                wandb_project=config.wandb,
-                resume_step=done,
-            )
-            stack.enter_context(records)
+        records = _records(config, run, world, done, stack)
         watch = Watch(
             run,
             config,
@@ -122,23 +112,56 @@ def _train(
         _introduce(config, model, batches, fit_config, precision, watch, done)
         if not resuming:
             if world.is_main:
-                (run / BEST).unlink(missing_ok=True)  # of a run that is started over
+                for old in (BEST, LATEST, "report.html"):  # of a run that is started over
+                    (run / old).unlink(missing_ok=True)
             if not config.skip_initial_validation:
                 watch.validate(0)
+        events = Events(watch.log, watch.validate, watch.saved)
         taken = fit(
             model,
             batches,
-            _objective(config, parallel, precision),
+            objective,
             fit_config,
             precision,
             checkpoint=run / LATEST,
-            events=Events(watch.log, watch.validate, watch.saved),
+            events=events,
             state=state,
             first_step=done,
         )
         watch.verdict(done + taken)
     if world.is_main:
         write_report(run)
+
+
+def _steps_before(config: TrainConfig, state: RunState, run: Path | None) -> int:
+    """Take up the run in `run`, or what --resume names beside its weights. Returns the steps taken."""
+    if run is not None:
+        return state.resume(run / LATEST)
+    if config.resume is None or (config.reset_optimizer and config.reset_data_offset):
+        return 0
+    steps = state.take_over(config.resume, optimizer=not config.reset_optimizer)
+    return 0 if config.reset_data_offset else steps
+
+
+def _records(
+    config: TrainConfig, run: Path, world: World, done: int, stack: contextlib.ExitStack
+) -> Records | None:
+    """The log file, the parameters and the records of rank 0; all processes end if they cannot be opened."""
+    settings = config.model_dump(mode="json")
+    records = None
+    with world.main_first():
+        if world.is_main:
+            stack.enter_context(log_file(run, logging.DEBUG if config.debug else logging.INFO))
+            write_params(run, settings)
+            records = Records(
+                run,
+                settings=settings,
+                tensorboard=not config.no_tensorboard,
+                wandb_project=config.wandb,
+                resume_step=done,
+            )
+            stack.enter_context(records)
+    return records
 
 
 def _validation_split(config: TrainConfig) -> PairDataset | None:

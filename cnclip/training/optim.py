@@ -107,15 +107,3 @@ def build_optimizer(
     if kind == "lamb":
         return Lamb(groups, lr=0.0, betas=betas, eps=eps)
     raise InputError(f"unknown optimizer {kind!r}; known: adamw, lamb")
-
-
-def adamw(
-    model: nn.Module,
-    *,
-    weight_decay: float,
-    betas: tuple[float, float] = (0.9, 0.98),
-    eps: float = 1e-6,
-    lr_scales: Mapping[str, float] | None = None,
-) -> torch.optim.Optimizer:
-    """`build_optimizer` of kind "adamw"."""
-    return build_optimizer(model, weight_decay=weight_decay, betas=betas, eps=eps, lr_scales=lr_scales)

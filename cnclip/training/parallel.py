@@ -64,6 +64,12 @@ class Parallel:
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= self.world.size
 
+    def share_buffers(self) -> None:
+        """Rank 0's BatchNorm statistics on every process: each has moved its own with its own rows."""
+        if self.world.size > 1:
+            for buffer in self.model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def state_dict(self) -> dict[str, Any]:
         """All weights, whole, on the CPU. With shards every process must call; rank 0's is complete."""
         return get_model_state_dict(self.model, options=_WHOLE) if self.sharded else self.model.state_dict()

@@ -17,11 +17,8 @@ BEST = "best.safetensors"
 
 
 @contextlib.contextmanager
-def open_run(run: Path, world: World, *, restart: bool = False) -> Iterator[Path]:
+def open_run(run: Path, world: World) -> Iterator[Path]:
     """Make and lock `run`; remove what a killed process left half-written there.
-
-    Args:
-        restart: forget the checkpoint to go on from.
 
     Raises: InputError if the folder cannot be written, or another run is at work in it.
     """
@@ -33,8 +30,6 @@ def open_run(run: Path, world: World, *, restart: bool = False) -> Iterator[Path
                     stack.enter_context(FileLock(run / ".lock", timeout=0))
                     for partial in run.rglob(".*.tmp"):
                         partial.unlink(missing_ok=True)
-                    if restart:
-                        (run / LATEST).unlink(missing_ok=True)
                 except Timeout as error:
                     raise InputError(
                         f"{run}: another run is at work here; wait, or use another --name"

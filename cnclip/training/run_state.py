@@ -19,6 +19,8 @@ from cnclip.training.step import Precision
 
 logger = logging.getLogger(__name__)
 
+# What a run started from, which need not be said again to go on with it.
+STARTS = ("model", "resume", "clip_weight_path", "bert_weight_path")
 _UNFIT = (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError)
 
 
@@ -43,6 +45,7 @@ class RunState:
 
         Every process must call; rank 0 writes.
         """
+        self.parallel.share_buffers()
         weights = self.parallel.state_dict()
         optimizer = self.parallel.optimizer_state(self.optimizer)
         if self.parallel.world.is_main:
@@ -71,6 +74,8 @@ class RunState:
             InputError: the file was made with other settings; names the first that differs.
         """
         saved = torch_load(path)
+        if "settings" not in saved:  # Chinese-CLIP's own run, whose weights the model has already
+            return self.take_over(path)
         try:
             self._check_settings(path, saved["settings"])
             weights = from_stored(self.parallel.model.config, _plain(saved["state_dict"]))
@@ -79,35 +84,47 @@ class RunState:
             if self.precision.scaler and saved["scaler"]:
                 self.precision.scaler.load_state_dict(saved["scaler"])
             self.notes.update(saved["notes"])
-            step = _steps(saved)
+            step = int(saved["step"])
         except _UNFIT as error:
             raise WeightsError(f"{path}: does not fit this run ({str(error).splitlines()[0]})") from error
         logger.info("resuming %s at step %d", path, step)
         return step
 
-    def take_over(self, path: Path, *, optimizer: bool) -> int:
+    def take_over(self, path: Path, *, optimizer: bool = True) -> int:
         """Go on from another run's checkpoint, ours or Chinese-CLIP's, whose weights the model has already:
         take its optimizer state, if asked for. Returns the steps that run had taken.
+
+        Learning rate, decay and Adam's constants stay this run's.
 
         Raises: WeightsError if there is no optimizer state or it does not fit.
         """
         saved = torch_load(path)
-        if not optimizer:
-            return _steps(saved)
+        if optimizer:
+            self._take_moments(path, saved)
+        step = saved.get("step", 0)
+        if not isinstance(step, int) or step < 0:
+            raise WeightsError(f"{path}: step {step!r} is no number of steps")
+        return step
+
+    def _take_moments(self, path: Path, saved: Mapping[str, Any]) -> None:
+        advice = "add --reset-optimizer"
         if "optimizer" not in saved:
-            raise WeightsError(f"{path}: holds no optimizer state; add --reset-optimizer")
+            raise WeightsError(f"{path}: holds no optimizer state; {advice}")
         theirs, ours = (s.get("optimizer", "adamw") for s in (saved.get("settings", {}), self.settings))
         if theirs != ours:
-            raise WeightsError(f"{path}: its optimizer is {theirs}, not {ours}; add --reset-optimizer")
+            raise WeightsError(f"{path}: its optimizer is {theirs}, not {ours}; {advice}")
+        by_name = any(isinstance(key, str) for key in saved["optimizer"].get("state", ()))
+        if by_name != self.parallel.sharded:
+            raise WeightsError(f"{path}: only one of its run and this one has --fsdp; {advice}")
+        own = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         try:
             state = saved["optimizer"] if "settings" in saved else self._from_chinese_clip(saved)
             self.parallel.load_optimizer_state(self.optimizer, state)
-            return _steps(saved)
         except _UNFIT as error:
             line = str(error).splitlines()[0]
-            raise WeightsError(
-                f"{path}: its optimizer state does not fit ({line}); add --reset-optimizer"
-            ) from error
+            raise WeightsError(f"{path}: its optimizer state does not fit ({line}); {advice}") from error
+        for group, values in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(values)
 
     def _from_chinese_clip(self, saved: Mapping[str, Any]) -> dict[str, Any]:
         """Moments by parameter name, put into our groups. Chinese-CLIP numbers its parameters in two groups,
@@ -135,19 +152,12 @@ class RunState:
 
     def _check_settings(self, path: Path, before: dict[str, Any]) -> None:
         for name in sorted(before.keys() | self.settings.keys()):
-            if before.get(name) != self.settings.get(name):
+            given = self.settings.get(name)
+            if before.get(name) != given and not (given is None and name in STARTS):
                 raise InputError(
-                    f"{path}: made with {name} = {before.get(name)!r}, this run says "
-                    f"{self.settings.get(name)!r}; keep the setting, give the run another name, or start "
-                    f"over with --restart"
+                    f"{path}: made with {name} = {before.get(name)!r}, this run says {given!r}; keep the "
+                    f"setting, give the run another name, or start over with --restart"
                 )
-
-
-def _steps(saved: Mapping[str, Any]) -> int:
-    step = saved["step"]
-    if not isinstance(step, int) or step < 0:
-        raise ValueError(f"step {step!r} is no number of steps")
-    return step
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

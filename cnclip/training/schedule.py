@@ -11,16 +11,6 @@ from cnclip.errors import InputError
 ScheduleKind = Literal["cosine", "constant", "step"]
 
 
-def warmup_cosine(step: int, *, base_lr: float, warmup: int, total: int, floor: float = 0.0) -> float:
-    """Learning rate of 0-based `step`: linear warm-up over `warmup` steps, then cosine to `floor` at `total`.
-
-    Same curve as Chinese-CLIP's cosine_lr when floor is 0.
-    """
-    if step < warmup:
-        return base_lr * (step + 1) / warmup
-    return floor + (base_lr - floor) * _cosine(step - warmup, total - warmup)
-
-
 @dataclass(frozen=True)
 class Schedule:
     """Linear warm-up to `base_lr`, then one of three curves, never below `floor` x `base_lr`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -38,6 +39,8 @@ def starting_model(config: TrainConfig, world: World, *, going_on: Path | None =
     if config.temperature is not None:
         with torch.no_grad():
             model.logit_scale.fill_(math.log(1 / config.temperature))
+    longest = min(config.context_length, model.config.text.text_max_position_embeddings)
+    model.config = replace(model.config, context_length=longest)  # validation and saved models follow
     model.requires_grad_(True)
     model.logit_scale.requires_grad_(config.temperature is None)
     if config.freeze_vision:
@@ -51,7 +54,8 @@ def starting_model(config: TrainConfig, world: World, *, going_on: Path | None =
         if world.device.type == "cpu":
             raise InputError("--use-bn-sync needs accelerators: BatchNorm cannot be synchronised on CPU")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    if model.config.vision.tower in ("resnet", "efficientnet"):  # what convolutions like best
+    if model.config.vision.tower in ("resnet", "efficientnet") and not config.fsdp:
+        # What convolutions like best; shards are cut from plain memory.
         model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.to(world.device)
 

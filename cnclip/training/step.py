@@ -159,6 +159,10 @@ def train_step(
     if scaler:
         scaler.step(optimizer)  # skips by itself when the scaled gradient overflowed
         scaler.update()
+        if not torch.isfinite(norm):
+            _restore(buffers)
+            if scaler.get_scale() < 1:  # no overflow of float16 then
+                _refuse(f"gradient norm is {float(norm)}", optimizer, buffers)
     elif not torch.isfinite(norm):
         _refuse(f"gradient norm is {float(norm)}", optimizer, buffers)
     else:
@@ -187,9 +191,13 @@ def _total_norm(model: nn.Module, max_norm: float) -> Tensor:
     return norm if full is None else full()
 
 
-def _refuse(why: str, optimizer: torch.optim.Optimizer, buffers: list[tuple[Tensor, Tensor]]) -> NoReturn:
-    optimizer.zero_grad(set_to_none=True)
+def _restore(buffers: list[tuple[Tensor, Tensor]]) -> None:
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
+
+
+def _refuse(why: str, optimizer: torch.optim.Optimizer, buffers: list[tuple[Tensor, Tensor]]) -> NoReturn:
+    optimizer.zero_grad(set_to_none=True)
+    _restore(buffers)
     raise NonFiniteError(f"{why}; the step was not taken")

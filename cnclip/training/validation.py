@@ -71,7 +71,7 @@ class SharedEncoder:
             raise ImageError(found[0][1])
         if skipped is not None:
             skipped.extend((i, ImageError(message)) for i, message in found)
-        return complete[~np.isnan(complete[:, 0])]
+        return np.delete(complete, [i for i, _ in found], axis=0)
 
     def _collect(self, rows: FloatArray, total: int) -> FloatArray:
         """Rows dealt out in turn, back in order. Processes with fewer rows pad; padding is dropped again."""
@@ -112,6 +112,7 @@ def evaluate_split(
 
     Raises: InputError if the split has no usable text or picture.
     """
+    parallel.share_buffers()
     encoder = Encoder.of_training_model(parallel.model, bf16=bf16)
     # A sharded model's layers are put together in every forward pass: all processes must make the same ones.
     world = World(device=parallel.world.device) if parallel.sharded else parallel.world

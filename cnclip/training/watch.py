@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from cnclip.data.dataset import PairDataset
 from cnclip.model.atomic import replacing
 from cnclip.model.save import save_safetensors
@@ -43,6 +45,9 @@ class Watch:
     valid: PairDataset | None = None
     learner: Learner | None = None
     on_progress: Callable[[int, int], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._stopped = False  # early
 
     def log(self, progress: Progress) -> None:
         """One line per interval, in the wording that users of Chinese-CLIP parse."""
@@ -88,17 +93,17 @@ class Watch:
         self._report(step, epoch, result)
         score = float(result["text_to_image"]["mean_recall"])
         notes = self.state.notes
-        if not parallel.world.share((self.run / BEST).exists()):
-            notes.pop("best", None)  # somebody took it away
+        notes["best"], notes["best_step"] = parallel.world.share(self._best())
         if step == 0:
             notes["start"] = score
-        better = score > notes.get("best", -1.0)
+        better = score > notes["best"]
         notes["last"] = score
         notes["since_best"] = 0 if better else notes.get("since_best", 0) + 1
         if better:
             notes.update(best=score, best_step=step)
             self._keep_best(score, step)
         stop = 0 < self.config.early_stop <= int(notes["since_best"])
+        self._stopped = stop
         if stop:
             self.note(step, f"early stop: {notes['since_best']} validations without a better mean recall")
         return stop
@@ -107,14 +112,16 @@ class Watch:
         """Keep the checkpoint that was just written, where its epoch or step is one to keep."""
         if self.records is None:
             return
-        epoch, into = divmod(step, self.steps_per_epoch)
+        epoch = self._epoch(step)
         every_epochs, every_steps = self.config.save_epoch_frequency, self.config.save_step_frequency
         folder = self.run / "checkpoints"
-        logger.info(saved_line(self.run / LATEST, epoch=self._epoch(step), step=step, seconds=seconds))
-        if into == 0 and every_epochs > 0 and (epoch % every_epochs == 0 or step == self.total_steps):
+        logger.info(saved_line(self.run / LATEST, epoch=epoch, step=step, seconds=seconds))
+        ends = step == self.total_steps or self._stopped
+        whole = step % self.steps_per_epoch == 0
+        if ends or (whole and every_epochs > 0 and epoch % every_epochs == 0):
             _link(self.run / LATEST, folder / f"epoch{epoch}.pt")
         if every_steps > 0 and step % every_steps == 0:
-            _link(self.run / LATEST, folder / f"epoch_{self._epoch(step)}_{step}.pt")
+            _link(self.run / LATEST, folder / f"epoch_{epoch}_{step}.pt")
 
     def verdict(self, step: int) -> None:
         """At the end: say loudly if the fine-tune did harm."""
@@ -141,6 +148,14 @@ class Watch:
         if self.records is not None:
             logger.warning(text)
             self.records.note(step, text)
+
+    def _best(self) -> tuple[float, int]:
+        """Score and step of the best weights on disk, which may be newer than the checkpoint's notes."""
+        if not (self.run / BEST).exists():
+            return -1.0, 0
+        with safe_open(self.run / BEST, "pt") as file:
+            metadata = file.metadata()
+        return float(metadata["mean_recall"]), int(metadata["step"])
 
     def _epoch(self, step: int) -> int:
         return max(0, step - 1) // self.steps_per_epoch + 1 if step else 0

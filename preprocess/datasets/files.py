@@ -96,7 +96,7 @@ def records(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, 
     may span lines; the line is the one where the record begins.
 
     Raises:
-        InputError: the file cannot be read, or its header lacks a column of `needed`.
+        InputError: the file cannot be read, or its header is none or lacks a column of `needed`.
     """
     reader = csv.reader(raw.decode("utf-8", "surrogateescape") for raw in _open_lines(path))
     header: list[str] = []
@@ -107,6 +107,8 @@ def records(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, 
         except StopIteration:
             break
         except csv.Error as error:
+            if not header:
+                raise InputError(f"{where}: not a csv header: {error}") from None
             yield where, RowError("(all)", "not csv", str(error))
             continue
         if not fields:

@@ -14,11 +14,13 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cnclip.data.lmdb_report import none_usable
 from cnclip.errors import InputError
 from preprocess.datasets.files import SPLIT_NAMES, json_list, read_json, text_field
 from preprocess.datasets.rows import Bad, Caption, Picture, PictureFolder, Row, RowError, Split
 
 COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
+_NO_SPLIT = ("split", "not one of train, restval, val, test")
 
 
 def karpathy_file(files: Sequence[Path]) -> Path | None:
@@ -38,13 +40,16 @@ def open_karpathy(path: Path, folders: Sequence[Path]) -> dict[str, Split]:
     """Every split that a file speaks of.
 
     Raises:
-        InputError: the file is no such JSON.
+        InputError: the file is no such JSON, or no entry of it is in a split.
     """
     entries: dict[str, list[tuple[int, Any]]] = {}
     for number, entry in enumerate(json_list(read_json(path, without=["tokens"]), "images", path)):
         written = entry.get("split") if isinstance(entry, dict) else None
         entries.setdefault(SPLIT_NAMES.get(str(written), ""), []).append((number, entry))
     homeless = entries.pop("", [])  # in no known split: reported with each of them
+    if not entries:
+        first = [f"{_where(path, number)}: {RowError(*_NO_SPLIT).reason}" for number, _ in homeless[:1]]
+        raise InputError(none_usable(str(path), "picture", len(homeless), first))
     pictures = PictureFolder(*folders)
     return {
         name: Split(str(path), partial(_rows, path, homeless + listed), pictures)
@@ -54,10 +59,10 @@ def open_karpathy(path: Path, folders: Sequence[Path]) -> dict[str, Split]:
 
 def _rows(path: Path, entries: Sequence[tuple[int, Any]]) -> Iterator[Row]:
     for number, entry in entries:
-        where = f"{path}: images[{number}]"
+        where = _where(path, number)
         try:
             if not isinstance(entry, dict) or str(entry.get("split")) not in SPLIT_NAMES:
-                raise RowError("split", "not one of train, restval, val, test")
+                raise RowError(*_NO_SPLIT)
             picture = _picture(entry, where)
         except RowError as error:
             yield Bad(error, where, "picture")
@@ -71,6 +76,10 @@ def _rows(path: Path, entries: Sequence[tuple[int, Any]]) -> Iterator[Row]:
             at = f"{where}.sentences[{position}]"
             record = sentence if isinstance(sentence, dict) else {}
             yield Caption(record.get("sentid"), record.get("raw"), picture.image_id, picture.name, at)
+
+
+def _where(path: Path, number: int) -> str:
+    return f"{path}: images[{number}]"
 
 
 def _picture(entry: dict[str, Any], where: str) -> Picture:

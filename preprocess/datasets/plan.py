@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cnclip.data.lmdb_build import SplitSource
+from cnclip.data.lmdb_report import none_usable
 from cnclip.data.muge import BadRow, ImageRow, TextRow, id_problem
 from cnclip.errors import InputError
 from preprocess.datasets.rows import SURROGATE, Bad, Caption, Picture, Pictures, Row, RowError, Split
@@ -28,7 +29,8 @@ def write_plan(split: Split, name: str, folder: Path, *, strict: bool = False) -
     """Read the annotations of a split and write its plan into `folder`.
 
     Raises:
-        InputError: an annotation file that cannot be read at all; with `strict`, the first broken row.
+        InputError: an annotation file that cannot be read at all, or that lists no picture that is there;
+            with `strict`, the first broken row.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images, texts = folder / f"{name}_imgs.jsonl", folder / f"{name}_texts.jsonl"
@@ -41,15 +43,20 @@ def write_plan(split: Split, name: str, folder: Path, *, strict: bool = False) -
         )
         for row in split.rows():
             plan.add(row)
+    if not plan.pictures:
+        raise InputError(none_usable(split.label, "picture", plan.rows, plan.problems))
     return SplitSource(images, texts, partial(scan_images, split.pictures), scan_texts, split.label)
 
 
 class _Plan:
     def __init__(self, images: TextIO, texts: TextIO, pictures: Pictures, strict: bool) -> None:
-        self._images, self._texts, self._pictures, self._strict = images, texts, pictures, strict
+        self._images, self._texts, self._found, self._strict = images, texts, pictures, strict
+        self.rows = self.pictures = 0  # read; listed
+        self.problems: list[str] = []  # the first one
         self._names: dict[str, str] = {}  # of every picture listed so far, by id
 
     def add(self, row: Row) -> None:
+        self.rows += 1
         if isinstance(row, Bad):
             self._bad(self._images if row.kind == "picture" else self._texts, row.error, row.where)
             return
@@ -67,18 +74,21 @@ class _Plan:
         if key not in self._names:
             self._names[key] = row.name
             try:
-                stamp = self._pictures.stamp(row.name)
+                stamp = self._found.stamp(row.name)
             except RowError as error:
                 self._bad(self._images, error, row.where)
             else:
                 _write(self._images, id=key, name=row.name, stamp=stamp, where=row.where)
+                self.pictures += 1
         elif self._names[key] != row.name:
             raise RowError("image_id", "used by an earlier row for another picture", repr(key))
         return key
 
     def _bad(self, file: TextIO, error: RowError, where: str) -> None:
+        message = _message(where, error.reason, error.detail)
         if self._strict:
-            raise InputError(_message(where, error.reason, error.detail))
+            raise InputError(message)
+        self.problems = self.problems or [message]
         _write(file, bad=error.reason, detail=error.detail, where=where)
 
 

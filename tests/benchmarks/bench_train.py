@@ -11,7 +11,11 @@ CNCLIP_SHOP_DATA where that is set. "of GEMM" is the share of the machine's meas
 the precision of the way, that goes into work on real tokens (on a GPU: MFU).
 
 Before it is timed, each way takes one step without dropout: losses and gradient norms in float32 must agree
-(to 1e-4 and 1e-3), else the exit code is 1. Bar: ours in the default precision 2x.
+(to 1e-4 and 1e-3), else the exit code is 1. Bar: ours in the default precision (bfloat16 here) 2x.
+
+2026-11-21, AMD EPYC with AVX-512 bf16, torch 2.13, two threads beside other jobs (the ratios of CPU time say
+most): 1.5x in float32, 4.8x in bfloat16 (one thread: 3.9x), memory 6.6, 5.6 and 4.5 GiB. The package itself
+takes 24.2 s of CPU time for a step, the twin 24.0 s.
 """
 
 from __future__ import annotations
@@ -57,7 +61,7 @@ Step = Callable[[int], tuple[float, float]]  # number of the step -> (loss, grad
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one process: the step without dropout, then the best of the timed ones, and the memory of all."""
+    """Of one process: the step without dropout, the best of the timed ones, and the memory of all."""
 
     loss: float
     grad_norm: float
@@ -229,10 +233,9 @@ def measure(way: str, args: argparse.Namespace) -> Measured:
     config = named_config(args.vision, TEXT_TOWER)
     model = DualEncoder(config).to(device)
     images, texts = pictures(args.batch, config.preprocess.size), queries(args.batch)
-    if ours:
-        step = our_step(model, images, texts, device, Precision("bf16" if bf16 else "fp32", device))
-    else:
-        step = naive_step(model, images, texts, device)
+    precision = Precision("bf16" if bf16 else "fp32", device)
+    inputs = (model, images, texts, device)
+    step = our_step(*inputs, precision) if ours else naive_step(*inputs)
     set_dropout(model, 0.0)
     loss, norm = step(0)
     set_dropout(model, DROPOUT)
@@ -281,20 +284,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.way:
         sys.stdout.write(json.dumps(vars(measure(args.way, args)), default=float))
         return 0
-    rows: dict[str, list[Measured]] = {way: [] for way in WAYS}
-    for _ in range(args.rounds):
-        for way in WAYS:
-            rows[way].append(in_a_process(way, args))
-    Console(file=sys.stdout).print(
-        f"{args.vision} + {TEXT_TOWER}, {args.batch} pairs, {args.device}, {torch.get_num_threads()} threads"
-    )
+    rounds = [[in_a_process(way, args) for way in WAYS] for _ in range(args.rounds)]
+    rows = {way: [each[number] for each in rounds] for number, way in enumerate(WAYS)}
+    where = f"{args.device}, {torch.get_num_threads()} threads"
+    Console(file=sys.stdout).print(f"{args.vision} + {TEXT_TOWER}, {args.batch} pairs, {where}")
     show(rows, args.batch)
     naive, ours = rows[WAYS[0]][0], rows[WAYS[1]][0]
     agree = abs(naive.loss - ours.loss) < 1e-4 and math.isclose(naive.grad_norm, ours.grad_norm, rel_tol=1e-3)
-    if not agree:
-        sys.stdout.write(
-            f"float32 differs: {naive.loss}, {naive.grad_norm} / {ours.loss}, {ours.grad_norm}\n"
-        )
+    sys.stdout.write("" if agree else f"float32 differs: {naive}, {ours}\n")
     return 0 if agree else 1
 
 

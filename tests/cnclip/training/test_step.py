@@ -9,8 +9,7 @@ from torch import nn
 
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.training.losses import multi_positive_info_nce
-from cnclip.training.optim import adamw, has_decay
-from cnclip.training.schedule import warmup_cosine
+from cnclip.training.optim import build_optimizer, has_decay
 from cnclip.training.step import Direct, NonFiniteError, Precision, train_step
 
 Build = Callable[[], DualEncoder]
@@ -37,7 +36,7 @@ def contrast(model: DualEncoder, batch: dict[str, torch.Tensor]) -> dict[str, to
 
 def test_steps_learn_and_report(tiny_model: Build) -> None:
     model = tiny_model()
-    optimizer = adamw(model, weight_decay=0.01)
+    optimizer = build_optimizer(model, weight_decay=0.01)
     runs = [
         train_step(model, batch(), Direct(contrast), optimizer, lr=3e-3, precision=Precision())
         for _ in range(30)
@@ -50,7 +49,7 @@ def test_steps_learn_and_report(tiny_model: Build) -> None:
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_nothing(tiny_model: Build, where: str) -> None:
     model = tiny_model()
-    optimizer = adamw(model, weight_decay=0.01)
+    optimizer = build_optimizer(model, weight_decay=0.01)
     train_step(model, batch(), Direct(contrast), optimizer, lr=1e-3, precision=Precision())
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     moments = {k: v["exp_avg"].clone() for k, v in optimizer.state_dict()["state"].items()}
@@ -88,7 +87,7 @@ def test_logit_scale_is_clamped(tiny_model: Build) -> None:
     model = tiny_model()
     with torch.no_grad():
         model.logit_scale.fill_(9.0)
-    optimizer = adamw(model, weight_decay=0.0)
+    optimizer = build_optimizer(model, weight_decay=0.0)
     train_step(model, batch(), Direct(contrast), optimizer, lr=1e-9, precision=Precision())
     assert float(model.logit_scale.detach()) == pytest.approx(math.log(100))
 
@@ -113,7 +112,7 @@ def test_gradient_norm_is_bounded() -> None:
 
 def test_decay_and_learning_rate_groups(tiny_model: Build) -> None:
     model = tiny_model()
-    optimizer = adamw(model, weight_decay=0.5, lr_scales={"visual": 2.0, "visual.proj": 5.0})
+    optimizer = build_optimizer(model, weight_decay=0.5, lr_scales={"visual": 2.0, "visual.proj": 5.0})
     by_parameter = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     groups = {name: by_parameter[id(p)] for name, p in model.named_parameters()}
     assert len(groups) == len(by_parameter)
@@ -127,12 +126,3 @@ def test_decay_and_learning_rate_groups(tiny_model: Build) -> None:
     ):
         assert groups[name]["weight_decay"] == 0.0, name
     assert not has_decay("x.bias", nn.Parameter(torch.zeros(2, 2)))
-
-
-def test_schedule() -> None:
-    def lr(step: int) -> float:
-        return warmup_cosine(step, base_lr=1.0, warmup=10, total=110, floor=0.1)
-
-    assert lr(0) == pytest.approx(0.1) and lr(9) == pytest.approx(1.0) and lr(10) == pytest.approx(1.0)
-    assert lr(60) == pytest.approx(0.55) and lr(110) == pytest.approx(0.1) and lr(500) == pytest.approx(0.1)
-    assert all(lr(s) >= lr(s + 1) for s in range(10, 120))
