@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -37,12 +37,12 @@ def _open(path: Path, **options: Any) -> Any:
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _damage_named(path: Path, cure: str = "build it again") -> Iterator[None]:
     """Turn what is wrong with pages that are read, or with text in them, into an InputError."""
     try:
         yield
     except (lmdb.Error, UnicodeDecodeError) as error:
-        raise InputError(printable(f"{path / 'data.mdb'}: damaged ({error}); build it again")) from None
+        raise InputError(printable(f"{path / 'data.mdb'}: damaged ({error}); {cure}")) from None
 
 
 class ReadEnv:
@@ -94,10 +94,10 @@ def _why_none(path: Path, error: OSError) -> str:
     """Why there is no `data.mdb` in `path`."""
     if isinstance(error, FileNotFoundError) and path.is_dir():
         splits = sorted(
-            str(found.parent)
-            for pattern in ("*/imgs", "lmdb/*/imgs")
+            str(found.parent.parent)
+            for pattern in ("*/imgs/data.mdb", "lmdb/*/imgs/data.mdb")
             for found in path.glob(pattern)
-            if not found.parent.name.startswith(".")  # a build under way
+            if not found.parent.parent.name.startswith(".")  # a build under way
         )
         hint = f"; did you mean {' or '.join(splits[:4])}?" if splits else ""
         return f"not an LMDB directory (no data.mdb){hint}"
@@ -168,17 +168,21 @@ class GrowingEnv:
 
     def db(self, name: bytes) -> Any:
         """The handle of a named database, created when missing."""
-        return self._env.open_db(name)
+        with self._reading():
+            return self._env.open_db(name)
+
+    def _reading(self) -> AbstractContextManager[None]:
+        return _damage_named(self.path, f"remove {self.path.parent} and build again")
 
     def read(self, key: bytes, db: Any) -> bytes | None:
         """The committed value under `key`, or None. Raises InputError at a damaged page."""
-        with _damage_named(self.path), self._env.begin(db=db) as transaction:
+        with self._reading(), self._env.begin(db=db) as transaction:
             value: bytes | None = transaction.get(key)
         return value
 
     def has(self, key: bytes, db: Any) -> bool:
         """Whether a value is committed under `key`; does not read it. Raises InputError at a damaged page."""
-        with _damage_named(self.path), self._env.begin(db=db) as transaction:
+        with self._reading(), self._env.begin(db=db) as transaction:
             found: bool = transaction.cursor().set_key(key)
         return found
 

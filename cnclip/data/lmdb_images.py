@@ -99,7 +99,11 @@ class ImageWriter(AbstractContextManager["ImageWriter"]):
         self._shard_bytes = 0
         self._batch: dict[str, bytes] = {}
         self._batch_bytes = 0
-        if not self._resume():
+        try:
+            resumed = self._resume()
+        except InputError:  # what killed the build damaged it, too
+            resumed = False
+        if not resumed:
             self.close()
             self._digest = hashlib.sha256()
             shutil.rmtree(work, ignore_errors=True)

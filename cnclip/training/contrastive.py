@@ -4,7 +4,7 @@ The loss needs every feature of the global batch at once, the towers do not. So 
 the loss is differentiated with respect to them, and those gradients are sent back through the towers one
 sub-batch at a time (GradCache, Gao et al. 2021; ZeroVL's decoupled gradient accumulation). The forward pass
 of a sub-batch is repeated then, with the same random numbers; a single sub-batch keeps its graph instead.
-The gradient is that of the whole batch, over all processes, in every setting.
+The gradient is that of the whole batch over all processes, except that BatchNorm knows its sub-batch only.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Contrastive:
     Args:
         loss: "multi-positive": all pairs that the labels allow are positives; "info-nce": pair i only;
             "dual-softmax": the same with Online-CNCLIP's reweighting.
-        sub_batches: parts a process divides its rows into; memory is that of one part.
+        sub_batches: parts a process divides its rows into; the towers take the memory of one part.
         aggregate: contrast with the rows of all processes, else with one's own.
         mask_ratio: share of image patches left out (FLIP).
         mixup_beta: of coin-flipping mixup; 0 = none.

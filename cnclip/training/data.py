@@ -106,7 +106,8 @@ class PairBatches:
         sampler: see `training_sampler`.
         workers: processes that decode; 0 decodes in this one.
         tokenize: from texts and the context length to ids, int64 (n, L), 0 = padding on the right.
-        pin_memory: decoded pictures come in page-locked memory, from where they reach an accelerator sooner.
+        pin_memory: decoded pictures come in page-locked memory, from where they reach an accelerator sooner
+            (with one sub-batch; several are joined in plain memory).
 
     Raises:
         InputError: too few pairs for a global batch.

@@ -45,6 +45,26 @@ def test_it_runs_as_a_file_from_anywhere(data: Path) -> None:
     assert done.stderr.rstrip().splitlines()[-1].startswith("build_lmdb_dataset.py: error: ")
 
 
+def test_a_split_without_pairs_is_written_with_a_warning(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_split(data, "test", 2)
+    (data / "test_texts.jsonl").unlink()
+    assert cnclip(["build-lmdb", "--data-dir", str(data), "--splits", "test,valid", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [report["pairs"] > 0 for report in json.loads(captured.out)] == [False, True]
+    (line,) = captured.err.splitlines()
+    assert line.startswith("warning: test: 0 pairs: ")
+
+
+def test_no_bar_where_stderr_is_no_terminal(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data_dir", str(data), "--splits", "valid"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["--data_dir", str(data), "--splits", "train", "--strict"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("build_lmdb_dataset.py: error: ") and "train_imgs.tsv:5: " in line
+
+
 def test_cnclip_build_lmdb_reports_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["build-lmdb", "--data-dir", str(data), "--splits", "train", "--json"]
     assert cnclip(argv) == 0

@@ -104,6 +104,60 @@ def test_csv_that_cannot_be_used_at_all(tmp_path: Path) -> None:
         assert not (tmp_path / "lmdb" / "train").exists()
 
 
+GARBAGE_CSV = ("train_anno.csv", "csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "content", "why"),
+    [
+        (*GARBAGE_CSV, b"image,caption\n1.jpg,caf\xe9\n", r" in 1 rows; first: .*csv:2: .*not UTF-8"),
+        (*GARBAGE_CSV, b'image,caption\n"1.jpg,a\n2.jpg,b\n', r" in 1 rows; first: .*csv:2: .*2 columns"),
+        (*GARBAGE_CSV, b"image,caption\n1.jpg," + b"x" * 200_000, r" in 1 rows; first: .*csv:2: .*not csv"),
+        ("results_20130124.token", "flickr30k", b"a\n\nb\nc\n", r" in 3 rows; first: .*token:1: .*expected"),
+        ("metadata.jsonl", "hf", b"{{{\n[]\n", r" in 2 rows; first: .*jsonl:1: .*not a JSON object"),
+        (
+            "dataset_coco.json",
+            "coco",
+            b'{"images": [1, {}]}',
+            r" in 2 rows; first: .*images\[0\]: field split",
+        ),
+        (
+            "captions_val2014.json",
+            "coco",
+            b'{"images": [7, 8], "annotations": [9]}',
+            r" in 3 rows; first: .*images\[0\]: field file_name",
+        ),
+    ],
+)
+def test_annotations_of_which_no_row_is_good(
+    tmp_path: Path, name: str, kind: str, content: bytes, why: str
+) -> None:
+    put_pictures(tmp_path, ["1.jpg"])
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{name}: no usable picture{why}") as caught:
+        convert_all(kind, tmp_path, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "lmdb" / "train").exists()
+
+
+def test_a_header_that_is_no_csv(tmp_path: Path) -> None:
+    put_pictures(tmp_path, ["1.jpg"])
+    path = put_text(tmp_path / "train_anno.csv", "image," + "x" * 200_000, "1.jpg,a")
+    with pytest.raises(InputError, match=rf"{path}:1: not a csv header: field larger"):
+        convert_all("csv", tmp_path, tmp_path)
+
+
+def test_pictures_without_a_usable_caption_are_refused(tmp_path: Path) -> None:
+    put_pictures(tmp_path, ["1.jpg"])
+    for split in ("train", "test"):
+        path = put_text(tmp_path / f"{split}_anno.csv", "image,caption", "2.jpg,没有", "1.jpg,  ")
+        with pytest.raises(
+            InputError, match=rf"{path}: no usable text in 2 rows; first: {path}:3: field text: missing"
+        ):
+            convert_all("csv", path, tmp_path)
+        assert not (tmp_path / "lmdb" / split).exists()
+
+
 def test_csv_with_a_quote_that_never_ends_or_a_nul(tmp_path: Path) -> None:
     put_pictures(tmp_path / "train", ["1.jpg"])
     rows = ["image,caption,caption_id", "1.jpg,好,1", "1.jpg,a\0b,2", '1.jpg,"坏,3']

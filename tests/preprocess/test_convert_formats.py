@@ -176,7 +176,7 @@ def test_what_is_ambiguous_or_absent_is_one_line(tmp_path: Path) -> None:
     put_json(root / "dataset_coco.json", {"images": []})
     with pytest.raises(InputError, match=r"dataset_coco\.json: its captions are also in"):
         convert_all("coco", root, tmp_path)
-    with pytest.raises(InputError, match="no split in this dataset"):
+    with pytest.raises(InputError, match=r"dataset_coco\.json: no usable picture in 0 rows"):
         convert_all("coco", root / "dataset_coco.json", tmp_path)
     put_text(root / "imageid.human-written-caption.txt", "a#0\t猫")
     with pytest.raises(InputError, match=r"no coco-cn_train\.txt"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cnclip.model.config import VisionConfig
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.pixels import Normalizer
 from cnclip.training.contrastive import Contrastive, LossName, Mix, partners
+from cnclip.training.loop import FitConfig, optimizer_of
 from cnclip.training.parallel import Parallel
-from cnclip.training.step import Laps, NonFiniteError, Precision, StepContext
+from cnclip.training.step import Laps, NonFiniteError, Precision, StepContext, train_step
 from cnclip.training.teacher import Teacher
+from tests.cnclip.training.conftest import build_tiny_model
 
 Build = Callable[[], DualEncoder]
 SEED = 99
@@ -240,8 +244,39 @@ def test_a_loss_that_is_not_finite_leaves_no_gradient(tiny_model: Build) -> None
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_frozen_tower_gets_no_gradient_and_keeps_its_statistics(tiny_model: Build) -> None:
-    model, batch = tiny_model(), make_batch(8)
+def build_resnet() -> DualEncoder:
+    """A tiny ResNet, which has BatchNorm, with the tiny BERT."""
+    tiny = build_tiny_model().config
+    vision = VisionConfig(16, 32, (1, 1, 1, 1), 8, tower="resnet")
+    torch.manual_seed(3)
+    return DualEncoder(replace(tiny, vision=vision))
+
+
+def statistics(model: DualEncoder) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+
+
+def test_statistics_move_once_per_sub_batch() -> None:
+    """Not in the pass that only collects features."""
+    model, other, batch = build_resnet(), build_resnet(), make_batch(8)
+    gradients(model, objective_of(model, sub_batches=4), batch)
+    other.train()
+    pixels = Normalizer(other.config.preprocess, torch.device("cpu"))
+    for part in batch["image"].chunk(4):
+        other.encode_image(pixels.normalize(part))
+    expected = statistics(other)
+    assert expected
+    for name, value in statistics(model).items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_frozen_tower_gets_no_gradient_and_keeps_its_statistics() -> None:
+    model, batch = build_resnet(), make_batch(8)
     model.visual.requires_grad_(False)
-    got, _ = gradients(model, objective_of(model, sub_batches=2), batch)
-    assert got and not any(name.startswith("visual.") for name in got)
+    before = statistics(model)
+    optimizer = optimizer_of(model, FitConfig(1, 1e-3))
+    objective = objective_of(model, sub_batches=2)
+    train_step(model, batch, objective, optimizer, lr=1e-3, precision=Precision())
+    assert all(parameter.grad is None for parameter in model.visual.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in statistics(model).items())
+    assert model.text_projection.grad is not None

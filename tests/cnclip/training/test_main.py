@@ -199,13 +199,31 @@ def test_other_settings_in_the_same_folder(
 
 
 def test_resume_of_another_run(command: list[str], tmp_path: Path) -> None:
-    """--resume with and without the resets, as Chinese-CLIP's scripts give it."""
+    """--resume with and without the resets; decay and Adam's constants are the new run's."""
     at = command.index("--model")
+    model = command[at : at + 2]
+    assert main([*command, "--max-steps", "4", "--name", "first"]) == 0
+    first = tmp_path / "logs" / "first" / "checkpoints" / "epoch_latest.pt"
+    before = torch.load(first, weights_only=True)
+    command += ["--resume", str(first), "--lr", "1e-12", "--wd", "0.5", "--max-steps", "6"]
+    assert main([*command, "--name", "on"]) == 0
+    on = torch.load(tmp_path / "logs" / "on" / "checkpoints" / "epoch_latest.pt", weights_only=True)
+    assert on["step"] == 6 and {g["weight_decay"] for g in on["optimizer"]["param_groups"]} == {0.0, 0.5}
+    assert {int(state["step"]) for state in on["optimizer"]["state"].values()} == {6}
+    for name, value in before["state_dict"].items():
+        torch.testing.assert_close(on["state_dict"][name], value, rtol=0, atol=1e-6)
+    reset = ["--reset-optimizer", "--reset-data-offset", "--max-steps", "1"]
+    assert main([*command, *reset, "--name", "anew"]) == 0
+    anew = torch.load(tmp_path / "logs" / "anew" / "checkpoints" / "epoch_latest.pt", weights_only=True)
+    assert anew["step"] == 1 and {int(s["step"]) for s in anew["optimizer"]["state"].values()} == {1}
+    weights_only = tmp_path / "logs" / "first" / "best.safetensors"
+    assert main([*command, *reset, "--resume", str(weights_only), "--name", "weights"]) == 0
     del command[at : at + 2]
-    checkpoint = tmp_path / "given.pt"
-    save_pt(build_tiny_model(), checkpoint, epoch=1, step=3)
-    towers = ["--model", "None", "--resume", str(checkpoint)]
-    assert main([*command, *towers, "--max-steps", "5"]) == 2  # a tiny model is no ViT-B-16
+    assert main([*command, "--name", "wrong"]) == 2  # a tiny model is no ViT-B-16
+    assert main([*command, *model, "--optimizer", "lamb", "--name", "lamb"]) == 2  # other moments
+    again = [*command, *reset, "--name", "anew", "--max-steps", "2", *model]
+    del again[again.index("--resume") : again.index("--resume") + 2]
+    assert main(again) == 0  # a run knows what it started from
 
 
 @pytest.mark.parametrize(
