@@ -29,15 +29,15 @@ OnProgress = Callable[[str, int, int], None]
 
 
 class SplitSource(NamedTuple):
-    """A file of pictures and one of texts, how each is read, what messages call them, and whether a split
-    without a single usable text is refused."""
+    """A file of pictures and one of texts, how each is read, what messages call them, and whether pictures
+    without any text are refused."""
 
     images: Path
     texts: Path
     scan_images: ScanImages = muge.scan_images
     scan_texts: ScanTexts = muge.scan_texts
     name: str = ""
-    needs_texts: bool = True
+    needs_texts: bool = False
 
 
 def _check_inputs(data_dir: Path, splits: Sequence[str]) -> None:
@@ -75,12 +75,12 @@ def build_lmdb(
         options: see `BuildOptions`.
         on_progress: see `OnProgress`.
 
-    The split "test" may lack its texts; texts without labels are kept in every split.
+    The split "test" may lack its texts file; texts without labels are kept in every split, and a
+    split whose texts file is empty has pictures only.
 
     Raises:
         InputError: a missing input, an existing output without `force`, another build under way, no usable
-            picture or (but for "test") no usable text at all, a full disk, or with `strict` the first broken
-            row.
+            picture at all, texts of which none is usable, a full disk, or with `strict` the first broken row.
     """
     data_dir, options = Path(data_dir), options or BuildOptions()
     lmdb_dir = Path(lmdb_dir) if lmdb_dir is not None else data_dir / "lmdb"
@@ -89,8 +89,7 @@ def build_lmdb(
         _check_output(lmdb_dir, split, options.force)
     reports = []
     for split in dict.fromkeys(splits):
-        files = data_dir / f"{split}_imgs.tsv", data_dir / f"{split}_texts.jsonl"
-        prepare = partial(SplitSource, *files, needs_texts=split != "test")
+        prepare = partial(SplitSource, data_dir / f"{split}_imgs.tsv", data_dir / f"{split}_texts.jsonl")
         reports.append(build_split(prepare, split, lmdb_dir, options, on_progress))
     return reports
 
@@ -122,7 +121,7 @@ def build_split(
                 images.run(None if on_progress is None else partial(on_progress, split))
                 of_images = len(report.problems)
                 write_texts(source.texts, work, options, report, images.__contains__, source.scan_texts)
-                if source.needs_texts and not report.texts.kept:
+                if not report.texts.kept and (report.texts.read or source.needs_texts):
                     named, first = source.name or source.texts, report.problems[of_images:] or report.problems
                     raise InputError(none_usable(f"{named}", "text", report.texts.read, first))
             _swap_in(work, lmdb_dir, split)

@@ -45,7 +45,8 @@ def write_plan(split: Split, name: str, folder: Path, *, strict: bool = False) -
             plan.add(row)
     if not plan.pictures:
         raise InputError(none_usable(split.label, "picture", plan.rows, plan.problems))
-    return SplitSource(images, texts, partial(scan_images, split.pictures), scan_texts, split.label)
+    scan = partial(scan_images, split.pictures)
+    return SplitSource(images, texts, scan, scan_texts, split.label, needs_texts=True)
 
 
 class _Plan:

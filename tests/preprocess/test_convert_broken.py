@@ -150,12 +150,22 @@ def test_a_header_that_is_no_csv(tmp_path: Path) -> None:
 def test_pictures_without_a_usable_caption_are_refused(tmp_path: Path) -> None:
     put_pictures(tmp_path, ["1.jpg"])
     for split in ("train", "test"):
-        path = put_text(tmp_path / f"{split}_anno.csv", "image,caption", "2.jpg,没有", "1.jpg,  ")
+        path = put_text(tmp_path / f"{split}_anno.csv", "image,caption", "1.jpg,  ", "2.jpg,没有")
         with pytest.raises(
-            InputError, match=rf"{path}: no usable text in 2 rows; first: {path}:3: field text: missing"
+            InputError, match=rf"{path}: no usable text in 2 rows; first: {path}:2: field text: missing"
         ):
             convert_all("csv", path, tmp_path)
         assert not (tmp_path / "lmdb" / split).exists()
+
+
+def test_pictures_without_any_caption_are_refused(tmp_path: Path) -> None:
+    put_pictures(tmp_path, ["1.jpg"])
+    put_text(
+        tmp_path / "captions_val2014.json",
+        '{"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}',
+    )
+    with pytest.raises(InputError, match=r"captions_val2014\.json: no usable text in 0 rows"):
+        convert_all("coco", tmp_path, tmp_path)
 
 
 def test_csv_with_a_quote_that_never_ends_or_a_nul(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 
 from cnclip.data.dataset import PairDataset
+from cnclip.data.lmdb_build import build_lmdb
 from cnclip.image import PreprocessConfig
 from cnclip.model.config import ModelConfig, TextConfig, VisionConfig
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.save import save_safetensors
 
 COLOURS = {"红色": (220, 30, 30), "绿色": (30, 200, 40), "蓝色": (30, 40, 210), "黄色": (230, 220, 40)}
 SHADES = 6
@@ -34,6 +36,15 @@ def build_tiny_model() -> DualEncoder:
         text_max_position_embeddings=16,
     )
     return DualEncoder(ModelConfig("tiny", "tiny", vision, text, PreprocessConfig(size=32)))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny operations spend their time waiting for threads; and sums over threads round in their own way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -65,3 +76,26 @@ def colour_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def colours(colour_data: Path) -> PairDataset:
     return PairDataset.from_muge(colour_data, "train")
+
+
+@pytest.fixture(scope="session")
+def split(colour_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lmdb")
+    build_lmdb(colour_data, ["train"], folder)
+    return folder / "train"
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("start") / "start.safetensors"
+    save_safetensors(build_tiny_model(), path)
+    return path
+
+
+@pytest.fixture
+def command(split: Path, start: Path, tmp_path: Path) -> list[str]:
+    return (
+        f"--train-data {split} --val-data {split} --model {start} --logs {tmp_path}/logs --name run "
+        "--batch-size 8 --lr 0.002 --warmup 5 --wd 0.001 --precision fp32 --num-workers 0 --device cpu "
+        "--no-tensorboard --log-interval 1"
+    ).split()

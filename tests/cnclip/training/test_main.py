@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,43 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
-from safetensors import safe_open
 from torch import Tensor
 
 from cnclip.data.dataset import PairDataset
-from cnclip.data.lmdb_build import build_lmdb
 from cnclip.evaluation.evaluator import evaluate
 from cnclip.model.encoder import Encoder
-from cnclip.model.save import save_pt, save_safetensors
+from cnclip.model.save import save_pt
 from cnclip.model.weights import load_model
 from cnclip.training.cli import main
 from tests.cnclip.training.conftest import build_tiny_model
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def split(colour_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lmdb")
-    build_lmdb(colour_data, ["train"], folder)
-    return folder / "train"
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("start") / "start.safetensors"
-    save_safetensors(build_tiny_model(), path)
-    return path
-
-
-@pytest.fixture
-def command(split: Path, start: Path, tmp_path: Path) -> list[str]:
-    return (
-        f"--train-data {split} --val-data {split} --model {start} --logs {tmp_path}/logs --name run "
-        "--batch-size 8 --lr 0.002 --warmup 5 --wd 0.001 --precision fp32 --num-workers 0 --device cpu "
-        "--no-tensorboard --log-interval 1"
-    ).split()
 
 
 def weights(run: Path) -> dict[str, Tensor]:
@@ -152,52 +125,6 @@ def test_two_processes_write_one_run(command: list[str], tmp_path: Path, sharded
     assert scores[0] == pytest.approx(scores[1], abs=1e-3) and len(scores[0]) == 3
 
 
-def test_harm_is_said_and_the_start_is_kept(command: list[str], tmp_path: Path) -> None:
-    """First a good model, then a learning rate that ruins it."""
-    run = tmp_path / "logs" / "run"
-    assert main([*command, "--max-steps", "120"]) == 0
-    good = run / "best.safetensors"
-    ruin = [
-        *command,
-        "--model",
-        str(good),
-        "--name",
-        "ruin",
-        "--lr",
-        "1.0",
-        "--max-steps",
-        "6",
-        "--early-stop",
-        "1",
-    ]
-    assert main(ruin) == 0
-    assert "never got above its starting point" in text_of_log(tmp_path / "logs" / "ruin")
-    assert "early stop: 1 validations" in text_of_log(tmp_path / "logs" / "ruin")
-    with (
-        safe_open(tmp_path / "logs" / "ruin" / "best.safetensors", "pt") as file,
-        safe_open(good, "pt") as first,
-    ):
-        assert file.metadata()["step"] == "0"
-        assert all(torch.equal(file.get_tensor(name), first.get_tensor(name)) for name in first.keys())  # noqa: SIM118
-    newest = tmp_path / "logs" / "ruin" / "checkpoints" / "epoch_latest.pt"
-    stopped = newest.stat().st_mtime_ns
-    assert main(ruin) == 0 and newest.stat().st_mtime_ns == stopped  # an early stop is an end
-    assert "<html" in (tmp_path / "logs" / "ruin" / "report.html").read_text(encoding="utf-8")
-
-
-def test_other_settings_in_the_same_folder(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command += ["--max-steps", "2"]
-    assert main(command) == 0
-    assert main([*command, "--lr", "0.5"]) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert "made with lr = 0.002, this run says 0.5" in message and "--restart" in message
-    assert main([*command, "--lr", "0.5", "--restart"]) == 0
-    assert main([*command, "--lr", "0.5", "--max-steps", "4"]) == 0  # longer is no other run
-    assert "resuming" in text_of_log(tmp_path / "logs" / "run")
-
-
 def test_resume_of_another_run(command: list[str], tmp_path: Path) -> None:
     """--resume with and without the resets; decay and Adam's constants are the new run's."""
     at = command.index("--model")
@@ -226,86 +153,9 @@ def test_resume_of_another_run(command: list[str], tmp_path: Path) -> None:
     assert main(again) == 0  # a run knows what it started from
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--precision fp16", "--precision fp16 needs an accelerator"),
-        ("--batch-size 25", "24 pairs"),
-        ("--device toaster", "device 'toaster' is not available here"),
-        ("--model nowhere.pt", "nowhere.pt"),
-        ("--val-data /nowhere", "/nowhere"),
-        ("--batch-size 0", "--batch-size"),
-    ],
-)
-def test_one_clear_line(
-    command: list[str], options: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*command, *options.split()]) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert message in last and "error:" in last
-
-
 def test_cut_texts_are_said_once(command: list[str], tmp_path: Path) -> None:
     assert main([*command, "--context-length", "3", "--max-steps", "4", "--skip-initial-validation"]) == 0
     assert text_of_log(tmp_path / "logs" / "run").count("texts cut to 3 tokens") == 1
-
-
-def test_one_run_at_a_time_in_a_folder(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checkpoints = tmp_path / "logs" / "run" / "checkpoints"
-    checkpoints.mkdir(parents=True)
-    (checkpoints / ".epoch_latest.pt.0123abcd.tmp").write_bytes(b"half a checkpoint")
-    with FileLock(tmp_path / "logs" / "run" / ".lock"):
-        assert main([*command, "--max-steps", "1"]) == 2
-    assert "another run is at work here" in capsys.readouterr().err
-    assert main([*command, "--max-steps", "1"]) == 0
-    kept = sorted(path.name for path in checkpoints.iterdir())
-    assert kept == ["epoch1.pt", "epoch_latest.pt"]  # what a kill left is gone
-
-
-def test_other_data_behind_the_same_path(
-    command: list[str], colour_data: Path, split: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(split, data)
-    command += ["--train-data", str(data)]
-    assert main([*command, "--max-steps", "1"]) == 0
-    assert (
-        main([*command, "--max-steps", "2", "--train-data", os.path.relpath(data)]) == 0
-    )  # spelled otherwise
-    changed = tmp_path / "changed"
-    shutil.copytree(colour_data, changed)
-    texts = (changed / "train_texts.jsonl").read_text(encoding="utf-8").replace("红色", "紫色")
-    (changed / "train_texts.jsonl").write_text(texts, encoding="utf-8")
-    shutil.rmtree(data)
-    build_lmdb(changed, ["train"], tmp_path / "new")
-    shutil.copytree(tmp_path / "new" / "train", data)
-    assert main([*command, "--max-steps", "3"]) == 2
-    assert "made with train_data = ['24 pairs, " in capsys.readouterr().err
-
-
-def test_a_lost_best_file_comes_back(command: list[str], tmp_path: Path) -> None:
-    best = tmp_path / "logs" / "run" / "best.safetensors"
-    assert main([*command, "--max-steps", "1"]) == 0
-    best.unlink()
-    assert main([*command, "--max-steps", "2"]) == 0 and best.exists()
-
-
-def test_unlabelled_validation_is_refused_before_the_first_step(
-    command: list[str], colour_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "unlabelled"
-    folder.mkdir()
-    shutil.copy(colour_data / "train_imgs.tsv", folder / "valid_imgs.tsv")
-    text = {"text_id": 1, "text": "红色", "image_ids": []}
-    (folder / "valid_texts.jsonl").write_text(json.dumps(text) + "\n", encoding="utf-8")
-    build_lmdb(folder, ["valid"], folder / "lmdb")
-    unlabelled = str(folder / "lmdb" / "valid")
-    assert main([*command, "--val-data", unlabelled, "--skip-initial-validation"]) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert unlabelled in message and "labelled" in message
-    assert not (tmp_path / "logs" / "run" / "metrics.jsonl").exists()
 
 
 def test_resume_wins_over_model(command: list[str], tmp_path: Path) -> None:
