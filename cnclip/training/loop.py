@@ -143,7 +143,9 @@ def fit(
     """
     if state is None:
         state = RunState(Parallel(model), optimizer_of(model, config), precision, dict(settings or {}))
-        first_step = state.resume(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
+        if checkpoint is not None and checkpoint.exists():
+            first_step = state.resume(checkpoint)
+            logger.info("resuming %s at step %d", checkpoint, first_step)
     world, step = state.parallel.world, first_step
     if step >= config.total_steps:
         logger.info("all %d steps of this run are done already", config.total_steps)

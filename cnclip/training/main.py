@@ -81,7 +81,10 @@ def _train(
     resuming = world.share((run / LATEST).exists() and not config.restart)
     model = starting_model(config, world, going_on=run / LATEST if resuming else None)
     config = config.resolved(model.config.vision_name)
-    precision = pick_precision(config, world.device)
+    if config.model is not None:  # what it brings, for the records
+        towers = {"vision_model": model.config.vision_name, "text_model": model.config.text_name}
+        config = config.model_copy(update=towers)
+    precision = pick_precision(config, world.device, model.config.vision.tower)
     batches = _batches(config, model, world)
     fit_config = _fit_config(config, batches)
     parallel = Parallel(model, world, sharded=config.fsdp)
@@ -261,6 +264,8 @@ def _introduce(
         return
     if done:
         logger.info("resuming %s at step %d", watch.run, done)
+    if watch.valid is None:
+        logger.info("no validation (--val-data): recall is not measured, and there will be no %s", BEST)
     logger.info("Params: %s", config.model_dump(mode="json", exclude_defaults=True))
     world = watch.state.parallel.world
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -80,6 +80,8 @@ def verdict(start: Scores | None, best: Scores | None, end: Scores | None) -> Ve
         "neutral": "Same as the start",
     }
     mood = tone(before, after)
+    if after != before and end.n_queries and abs(after - before) <= 1 / end.n_queries:
+        return Verdict("neutral", "About as good as the start", f"{sentence} A single text decides as much.")
     return Verdict(mood, headline[mood], sentence)
 
 

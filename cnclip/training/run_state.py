@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,6 @@ from cnclip.model.hf_tower import from_stored
 from cnclip.model.save import save_pt
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision
-
-logger = logging.getLogger(__name__)
 
 # What a run started from, which need not be said again to go on with it.
 STARTS = ("model", "resume", "clip_weight_path", "bert_weight_path")
@@ -87,7 +84,6 @@ class RunState:
             step = int(saved["step"])
         except _UNFIT as error:
             raise WeightsError(f"{path}: does not fit this run ({str(error).splitlines()[0]})") from error
-        logger.info("resuming %s at step %d", path, step)
         return step
 
     def take_over(self, path: Path, *, optimizer: bool = True) -> int:

@@ -128,20 +128,25 @@ class Watch:
         notes = self.state.notes
         if self.valid is None or "start" not in notes or "last" not in notes:
             return
-        start, best, last = notes["start"], notes["best"], notes["last"]
-        if best <= start:
+        start, best, last = (f"{100 * notes[name]:.2f}" for name in ("start", "best", "last"))
+        if notes["best"] <= notes["start"]:
             advice = "A lower learning rate, a larger batch (--accum-freq) or fewer epochs may help."
             self.note(
                 step,
-                f"this fine-tune never got above its starting point (mean recall {start:.4f}); {BEST} holds "
-                f"the weights it started from. {advice}",
+                f"this run never got above its starting point (mean recall {start} %); {BEST} holds the "
+                f"weights it started from. {advice}",
             )
-        elif last < start:
+        elif notes["last"] < notes["start"]:
             self.note(
                 step,
-                f"this fine-tune ended below its starting point (mean recall {last:.4f}, was {start:.4f}); "
-                f"{BEST} holds those of step {notes['best_step']} ({best:.4f})",
+                f"this run ended below its starting point (mean recall {last} %, was {start} %); {BEST} "
+                f"holds those of step {notes['best_step']} ({best} %)",
             )
+        elif self.records is not None:
+            logger.info(
+                "mean recall from text to image %s %% -> %s %%; the best weights (%s %%) are in %s",
+                start, last, best, self.run / BEST,
+            )  # fmt: skip
 
     def note(self, step: int, text: str) -> None:
         """A remark that should not be missed."""

@@ -163,8 +163,8 @@ def test_every_text_is_escaped(tmp_path: Path) -> None:
     text.encode("utf-8")
 
 
-def scores(step: int, recall: float | None) -> Scores:
-    return Scores(step, {} if recall is None else {"text_to_image": {"mean_recall": recall}})
+def scores(step: int, recall: float | None, queries: int | None = None) -> Scores:
+    return Scores(step, {} if recall is None else {"text_to_image": {"mean_recall": recall}}, queries)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +186,8 @@ def scores(step: int, recall: float | None) -> Scores:
         ),
         (scores(0, 0.4), scores(0, 0.4), scores(9, 0.3), "Worse than the start", "was before the first step"),
         (scores(0, 0.4), scores(0, 0.4), scores(9, 0.4), "Same as the start", "(+0.00 points)"),
+        (scores(0, 0.4), scores(0, 0.4), scores(9, 0.391, 100), "About as good as the start", "single text"),
+        (scores(0, 0.4), scores(0, 0.4), scores(9, 0.389, 100), "Worse than the start", "(−1.10 points)"),
         (None, scores(9, 0.5), scores(9, 0.5), "No verdict", "The start was not measured"),
         (scores(0, 0.4), scores(0, 0.4), None, "No verdict", "Nothing was measured"),
         (scores(0, 0.4), scores(0, 0.4), scores(9, None), "No verdict", "Nothing was measured"),
