@@ -89,7 +89,7 @@ def test_linear_scaling() -> None:
         ("ViT-H-14", (5e-4, 0.9, 0.98, 1e-6)),
         ("ViT-L-14", (4e-4, 0.9, 0.98, 1e-6)),
         ("ViT-L-14-336", (4e-4, 0.9, 0.98, 1e-6)),
-        ("EfficientNet-Lite0", (1e-4, 0.9, 0.98, 1e-6)),
+        ("EfficientNet-Lite0", (2e-5, 0.9, 0.98, 1e-6)),
     ],
 )
 def test_defaults_by_image_tower(name: str, expected: tuple[float, ...]) -> None:
