@@ -126,6 +126,7 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
         ) from error
     # Only when all got here: taking a group apart is itself a collective operation, which would wait for
     # processes that are elsewhere.
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -203,6 +203,7 @@ for _ in range(3):
 for p, q in zip(plain.parameters(), sharded.parameters(), strict=True):
     q = q.full_tensor() if hasattr(q, "full_tensor") else q
     torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-5, atol=1e-6)
+dist.barrier()  # no process may leave while the other still talks to it
 dist.destroy_process_group()
 """
 
