@@ -171,6 +171,7 @@ def test_depths_of_transformers_towers(kind: str, settings: dict[str, object]) -
 
 
 SHARDED = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -205,6 +206,7 @@ for p, q in zip(plain.parameters(), sharded.parameters(), strict=True):
     torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-5, atol=1e-6)
 dist.barrier()  # no process may leave while the other still talks to it
 dist.destroy_process_group()
+os._exit(0)  # torch 2.13 may abort in its own teardown after FSDP2 on gloo; not what is tested
 """
 
 
