@@ -13,7 +13,6 @@ on where it was when the same command is given again, and splits that were finis
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -25,15 +24,12 @@ if __package__ in (None, ""):  # started as a file: let `cnclip` and `preprocess
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from preprocess.datasets import FORMATS
+from preprocess.lmdb_script import EXIT_OK, add_build_flags, build_with_bars, run_script, show_reports
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from cnclip.data.lmdb_build import OnProgress
     from cnclip.data.lmdb_report import BuildOptions, SplitReport
     from preprocess.datasets.rows import Split
-
-EXIT_OK, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,43 +45,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--splits", metavar="A,B", help="train,valid,test as there are (default: all of them)"
     )
-    parser.add_argument("--force", action="store_true", help="replace splits that are already there")
-    parser.add_argument("--strict", action="store_true", help="stop at the first broken row, exit code 2")
-    parser.add_argument(
-        "--check-images",
-        choices=("header", "decode", "off"),
-        default="header",
-        help="open each picture (default), decode all of it (slower, finds truncated ones), or neither",
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_build_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert and report. Raises InputError as `convert` does."""
-    from rich.console import Console
+    from rich.progress import TaskProgressColumn
 
     from cnclip.data.lmdb_report import BuildOptions
     from cnclip.errors import InputError
-    from preprocess.build_lmdb_dataset import print_reports
 
     options = BuildOptions(force=args.force, strict=args.strict, check_images=args.check_images)
     images = Path(args.images) if args.images else None
     if images is not None and not images.is_dir():
         raise InputError(f"--images: {images}: no such folder")
     splits = choose(FORMATS[args.format].open(Path(args.source), images), args.splits)
-    lmdb_dir, console = Path(args.out) / "lmdb", Console(stderr=True)
+    lmdb_dir = Path(args.out) / "lmdb"
     there = [name for name in splits if (lmdb_dir / name).exists() and not args.force]
     if len(there) == len(splits):
         raise InputError(f"{lmdb_dir / there[0]}: already there (--force replaces it)")
     for name in there:
         sys.stderr.write(f"{lmdb_dir / name}: already there, left as it is (--force replaces it)\n")
         del splits[name]
-    reports = _convert_with_bar(splits, lmdb_dir, options, console)
-    if args.json:
-        content = [report.to_dict() for report in reports]
-        sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-    else:
-        print_reports(reports, Console(file=sys.stdout))
+    build = partial(convert, splits, lmdb_dir, options)
+    show_reports(build_with_bars(list(splits), TaskProgressColumn(), build), as_json=args.json)
     return EXIT_OK
 
 
@@ -135,37 +118,9 @@ def convert(
     return reports
 
 
-def _convert_with_bar(
-    splits: dict[str, Split], lmdb_dir: Path, options: BuildOptions, console: Console
-) -> list[SplitReport]:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    # Where stderr is a file, a bar would leave an empty line in it.
-    with Progress(*columns, console=console, disable=not console.is_interactive) as progress:
-        tasks = {name: progress.add_task(name, total=None) for name in splits}
-
-        def show(name: str, done: int, size: int) -> None:
-            progress.update(tasks[name], completed=done, total=size)
-
-        return convert(splits, lmdb_dir, options, show)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the script; returns the exit code (2 on bad input, in one line)."""
-    parser = argparse.ArgumentParser(prog="convert_dataset.py", description=(__doc__ or "").split("\n\n")[0])
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    from cnclip.errors import CnclipError
-
-    try:
-        return run(args)
-    except CnclipError as error:
-        sys.stderr.write(f"convert_dataset.py: error: {error}\n")
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        sys.stderr.write("convert_dataset.py: interrupted; the same command goes on from here\n")
-        return EXIT_INTERRUPTED
+    """Entry point of the script; returns the exit code."""
+    return run_script("convert_dataset.py", __doc__, add_arguments, run, argv)
 
 
 if __name__ == "__main__":

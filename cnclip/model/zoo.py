@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cnclip.errors import WeightsError
 from cnclip.image import PreprocessConfig
+from cnclip.model import ZOO_PREFIX
 from cnclip.model.checkpoint_files import read_json, read_preprocessor, read_tensors
 from cnclip.model.config import (
     TextConfig,
@@ -46,7 +47,6 @@ from cnclip.model.weights import check_weights
 
 logger = logging.getLogger(__name__)
 
-ZOO_PREFIX = "hf:"
 _ANY_SIZE = ("convnext", "resnet", "dinov2")  # take pictures of any size; the preprocessing decides
 _UNUSED = (*INDEX_BUFFERS, "mask_token")  # of pretraining
 

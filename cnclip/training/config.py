@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cnclip.flags import did_you_mean
+from cnclip.model import ZOO_PREFIX
 
 CONFIG_DIR = Path(__file__).parent.parent / "configs"
-ZOO_PREFIX = "hf:"
 
 
 def tower_names(kind: str) -> list[str]:

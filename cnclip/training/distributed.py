@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -30,7 +30,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")  # noqa: RUF009  # devices are immutable
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_main(self) -> bool:
@@ -91,6 +91,9 @@ class World:
             yield
 
 
+ALONE = World()
+
+
 @contextlib.contextmanager
 def join_world(device_name: str | None = None) -> Iterator[World]:
     """The world that torchrun's variables describe (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT),
@@ -117,6 +120,9 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
         ) from error
     try:
         yield World(rank, size, device)
+        # Only when all got here: taking a group apart is itself a collective operation, which would wait
+        # for processes that are elsewhere.
+        dist.barrier()
     except RuntimeError as error:
         if not any(mark in str(error) for mark in _LOST):
             raise
@@ -124,9 +130,6 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
             f"another process of this run has ended, see its message ({str(error).splitlines()[0]}); the "
             "same command goes on from the last checkpoint"
         ) from error
-    # Only when all got here: taking a group apart is itself a collective operation, which would wait for
-    # processes that are elsewhere.
-    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnclip.printable import printable
+from cnclip.training.schedule import epoch_of
 
 _DIRECTIONS = {"text_to_image": "Text2Image", "image_to_text": "Image2Text"}
 _RECALLS = {"R@1": "R@1", "R@5": "R@5", "R@10": "R@10", "mean_recall": "Mean Recall"}
@@ -46,11 +47,12 @@ def train_line(
         times: of `StepTimes.take`; "data_s" and "batch_s" are the contract's, what else it knows is appended.
         accuracies: in-batch (image to text, text to image), which Chinese-CLIP prints only on request.
     """
-    epoch, index = divmod(step - 1, steps_per_epoch)
-    done, pairs = (index + 1) * global_batch_size, steps_per_epoch * global_batch_size
+    epoch = epoch_of(step, steps_per_epoch)
+    into = step - (epoch - 1) * steps_per_epoch
+    done, pairs = into * global_batch_size, steps_per_epoch * global_batch_size
     fields = [
         f"Global Steps: {step}/{total_steps}",
-        f"Train Epoch: {epoch + 1} [{done}/{pairs} ({100 * (index + 1) / steps_per_epoch:.0f}%)]",
+        f"Train Epoch: {epoch} [{done}/{pairs} ({100 * into / steps_per_epoch:.0f}%)]",
         f"Loss: {loss:.6f}",
     ]
     if accuracies is not None:

@@ -17,7 +17,7 @@ from cnclip.model.dual_encoder import DualEncoder
 from cnclip.training.optim import OptimizerKind, build_optimizer
 from cnclip.training.parallel import Parallel
 from cnclip.training.run_state import RunState
-from cnclip.training.schedule import Schedule, ScheduleKind
+from cnclip.training.schedule import Schedule, ScheduleKind, epoch_of
 from cnclip.training.step import Batch, Laps, NonFiniteError, Objective, Precision, train_step
 from cnclip.training.step_times import StepTimes
 
@@ -174,20 +174,19 @@ def fit(
                 raise NonFiniteError(f"step {step + 1}: {error}") from error
             step += 1
             times.add(laps.seconds, source.global_batch_size)
-            epoch, into = divmod(step, source.steps_per_epoch)
+            epoch, whole = epoch_of(step, source.steps_per_epoch), step % source.steps_per_epoch == 0
             last = step == config.total_steps
             if events.log is not None and (last or _due(step, config.log_every)):
-                number = (step - 1) // source.steps_per_epoch + 1
                 mean = world.mean(metrics)  # the same everywhere, unless each contrasts its own pairs only
-                events.log(Progress(step, config.total_steps, number, mean, lr, times.take()))
-            checks = into == 0 and _due(epoch, config.validate_every_epochs)
+                events.log(Progress(step, config.total_steps, epoch, mean, lr, times.take()))
+            checks = whole and _due(epoch, config.validate_every_epochs)
             if events.validate is not None and (last or checks or _due(step, config.validate_every)):
                 last = bool(events.validate(step)) or last
             asked = world.any(interrupt.asked)
-            due = last or into == 0 or asked or _due(step, config.checkpoint_every)
+            due = last or whole or asked or _due(step, config.checkpoint_every)
             if checkpoint is not None and due:
                 started = time.perf_counter()
-                state.save(checkpoint, step, (step - 1) // source.steps_per_epoch + 1)
+                state.save(checkpoint, step, epoch)
                 if events.save is not None:
                     events.save(step, time.perf_counter() - started)
             if last:

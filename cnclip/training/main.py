@@ -66,7 +66,6 @@ def train(
     quiet = said_once("cnclip.text", "cnclip.model.tokens")
     with join_world(config.device) as world, open_run(run, world), quiet:
         _train(config, run, world, on_progress, learner)
-        world.wait()
     return run
 
 
@@ -81,9 +80,10 @@ def _train(
     resuming = world.share((run / LATEST).exists() and not config.restart)
     model = starting_model(config, world, going_on=run / LATEST if resuming else None)
     config = config.resolved(model.config.vision_name)
-    if config.model is not None:  # what it brings, for the records
+    if resuming or config.model is not None:  # what the model brings, where the user did not say it
         towers = {"vision_model": model.config.vision_name, "text_model": model.config.text_name}
-        config = config.model_copy(update=towers)
+        unsaid = towers.keys() - config.model_fields_set
+        config = config.model_copy(update={name: towers[name] for name in unsaid})
     precision = pick_precision(config, world.device, model.config.vision.tower)
     batches = _batches(config, model, world)
     fit_config = _fit_config(config, batches)
@@ -179,7 +179,6 @@ def _validation_split(config: TrainConfig) -> PairDataset | None:
 
 
 def _batches(config: TrainConfig, model: DualEncoder, world: World) -> PairBatches:
-    limit = model.config.text.text_max_position_embeddings
     return PairBatches(
         [PairDataset(folder) for folder in config.train_data],
         model.config.preprocess,
@@ -187,7 +186,7 @@ def _batches(config: TrainConfig, model: DualEncoder, world: World) -> PairBatch
         accum=config.accum_freq,
         rank=world.rank,
         world=world.size,
-        context_length=min(config.context_length, limit),
+        context_length=model.config.context_length,
         augmentation=config.augment if config.use_augment else None,
         random_erasing=config.random_erasing,
         sampler=config.sampler,

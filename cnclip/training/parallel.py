@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.nn.parallel import DistributedDataParallel
 
 from cnclip.model.dual_encoder import DualEncoder
-from cnclip.training.distributed import World
+from cnclip.training.distributed import ALONE, World
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -33,7 +33,7 @@ class Parallel:
     model: the weights, for everything but the training forward pass. Gradients are means over processes.
     """
 
-    def __init__(self, model: DualEncoder, world: World = World(), *, sharded: bool = False) -> None:  # noqa: B008
+    def __init__(self, model: DualEncoder, world: World = ALONE, *, sharded: bool = False) -> None:
         self.model, self.world = model, world
         self.sharded = sharded and world.size > 1
         self._forward: nn.Module = model

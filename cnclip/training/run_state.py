@@ -75,6 +75,7 @@ class RunState:
             return self.take_over(path)
         try:
             self._check_settings(path, saved["settings"])
+            self.settings = {**self.settings, **saved["settings"]}  # with what was not said again
             weights = from_stored(self.parallel.model.config, _plain(saved["state_dict"]))
             self.parallel.load_state_dict(weights)
             self.parallel.load_optimizer_state(self.optimizer, saved["optimizer"])

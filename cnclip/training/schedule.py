@@ -1,4 +1,4 @@
-"""Learning rates: pure functions of the step, and the defaults by image tower."""
+"""Epochs and learning rates: pure functions of the step, and the defaults by image tower."""
 
 from __future__ import annotations
 
@@ -61,6 +61,11 @@ class Schedule:
 def _cosine(step: int, total: int) -> float:
     """Half a cosine wave from 1 at 0 to 0 at `total`; 0 after it."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, total))))
+
+
+def epoch_of(step: int, steps_per_epoch: int) -> int:
+    """The epoch, from 1, that the `step`-th step belongs to; 0 before the first step."""
+    return -(-step // steps_per_epoch)
 
 
 def scaled_lr(lr: float, global_batch: int, base: int = 1024) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from cnclip.errors import InputError
+from cnclip.model import ZOO_PREFIX
 from cnclip.model.config import named_config
 from cnclip.model.device import pick_dtype
 from cnclip.model.dual_encoder import DualEncoder
@@ -19,7 +20,7 @@ from cnclip.model.pixels import Normalizer
 from cnclip.model.tower_weights import load_image_tower, load_text_tower
 from cnclip.model.weights import build_model, load_checkpoint
 from cnclip.model.zoo import build_zoo_model
-from cnclip.training.config import ZOO_PREFIX, TrainConfig
+from cnclip.training.config import TrainConfig
 from cnclip.training.distributed import World
 from cnclip.training.step import Precision, PrecisionName
 from cnclip.training.teacher import Teacher

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from cnclip.training.loop import Progress
 from cnclip.training.records import Records
 from cnclip.training.run_folder import BEST, LATEST
 from cnclip.training.run_state import RunState
+from cnclip.training.schedule import epoch_of
 from cnclip.training.validation import Learner, evaluate_split
 
 logger = logging.getLogger(__name__)
@@ -45,9 +46,7 @@ class Watch:
     valid: PairDataset | None = None
     learner: Learner | None = None
     on_progress: Callable[[int, int], None] | None = None
-
-    def __post_init__(self) -> None:
-        self._stopped = False  # early
+    _stopped: bool = field(default=False, init=False)  # early
 
     def log(self, progress: Progress) -> None:
         """One line per interval, in the wording that users of Chinese-CLIP parse."""
@@ -78,7 +77,7 @@ class Watch:
         """Measure, keep the weights if they are the best so far. Returns whether to stop early."""
         if self.valid is None:
             return False
-        epoch = self._epoch(step)
+        epoch = epoch_of(step, self.steps_per_epoch)
         logger.info(begin_line(epoch, step))
         parallel = self.state.parallel
         found = evaluate_split(
@@ -112,7 +111,7 @@ class Watch:
         """Keep the checkpoint that was just written, where its epoch or step is one to keep."""
         if self.records is None:
             return
-        epoch = self._epoch(step)
+        epoch = epoch_of(step, self.steps_per_epoch)
         every_epochs, every_steps = self.config.save_epoch_frequency, self.config.save_step_frequency
         folder = self.run / "checkpoints"
         logger.info(saved_line(self.run / LATEST, epoch=epoch, step=step, seconds=seconds))
@@ -161,9 +160,6 @@ class Watch:
         with safe_open(self.run / BEST, "pt") as file:
             metadata = file.metadata()
         return float(metadata["mean_recall"]), int(metadata["step"])
-
-    def _epoch(self, step: int) -> int:
-        return max(0, step - 1) // self.steps_per_epoch + 1 if step else 0
 
     def _report(self, step: int, epoch: int, result: dict[str, Any]) -> None:
         if self.records is None:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cnclip.data.dataset import PairDataset
+from cnclip.data.sampler import SamplerName
 from cnclip.model.config import named_config
 from cnclip.model.device import tune_malloc
 from cnclip.model.dual_encoder import DualEncoder
@@ -39,7 +40,7 @@ from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision
 from cnclip.training.validation import evaluate_split
 
-ARMS: dict[str, tuple[LossName, str]] = {
+ARMS: dict[str, tuple[LossName, SamplerName]] = {
     "InfoNCE, shuffled (Chinese-CLIP's way)": ("info-nce", "shuffle"),
     "InfoNCE, distinct": ("info-nce", "distinct"),
     "multi-positive, shuffled": ("multi-positive", "shuffle"),
@@ -84,7 +85,7 @@ def run(arm: str, seed: int, folder: Path, args: argparse.Namespace) -> dict[str
         args.batch_size,
         augmentation="light",
         sampler=sampler,
-        seed=seed,  # type: ignore[arg-type]
+        seed=seed,
     )
     steps = args.epochs * (len(train) // args.batch_size)
     config = FitConfig(

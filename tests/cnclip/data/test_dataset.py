@@ -27,13 +27,6 @@ from tests.cnclip.data.muge_files import (
 )
 
 
-@pytest.fixture
-def split(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
-    images = write_split(tmp_path, "train", 8)
-    build_lmdb(tmp_path, ["train"])
-    return tmp_path / "lmdb" / "train", images
-
-
 def test_lmdb_and_muge_files_give_the_same_dataset(split: tuple[Path, dict[str, bytes]]) -> None:
     path, images = split
     from_lmdb, from_files = PairDataset(path), PairDataset.from_muge(path.parent.parent, "train")

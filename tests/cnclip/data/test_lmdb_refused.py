@@ -25,13 +25,6 @@ from tests.cnclip.data.muge_files import (
 )
 
 
-@pytest.fixture
-def split(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
-    images = write_split(tmp_path, "train", 8)
-    build_lmdb(tmp_path, ["train"])
-    return tmp_path / "lmdb" / "train", images
-
-
 @pytest.mark.parametrize("kind", ["imgs", "pairs"])
 @pytest.mark.parametrize("legacy", [False, True])
 def test_damaged_pages_are_one_line(

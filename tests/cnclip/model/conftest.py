@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -46,15 +45,6 @@ def config_of(vision: VisionConfig, text: TextConfig = TEXT) -> ModelConfig:
     return ModelConfig(
         names[vision.tower], "bert-128x2", vision, text, PreprocessConfig(size=vision.image_resolution)
     )
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny operations spend their time waiting for each other's threads, above all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

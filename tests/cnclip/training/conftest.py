@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +36,6 @@ def build_tiny_model() -> DualEncoder:
         text_max_position_embeddings=16,
     )
     return DualEncoder(ModelConfig("tiny", "tiny", vision, text, PreprocessConfig(size=32)))
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny operations spend their time waiting for threads; and sums over threads round in their own way."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

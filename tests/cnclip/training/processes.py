@@ -52,7 +52,7 @@ def local_batch(world: World, step: int, missing: int | None) -> dict[str, Any]:
 
 
 def run(world: World, sub_batches: int, setting: dict[str, Any]) -> dict[str, Any]:
-    """Losses of each step and the weights after the last."""
+    """Losses and gradient norms of each step, and the weights after the last."""
     setting = dict(setting)
     model = build_tiny_model()
     if not setting.pop("dropout", False):
@@ -67,16 +67,17 @@ def run(world: World, sub_batches: int, setting: dict[str, Any]) -> dict[str, An
     config = FitConfig(STEPS, 1e-3, optimizer=setting.pop("optimizer", "adamw"))
     objective = Contrastive(parallel, pixels, sub_batches=sub_batches, **setting)
     optimizer = optimizer_of(model, config)
-    losses = []
+    losses, norms = [], []
     for step in range(STEPS):
         batch = local_batch(world, step, missing)
         values = train_step(
             model, batch, objective, optimizer, lr=1e-3, precision=Precision(), seed=step, max_grad_norm=0.5
         )
         losses.append(world.mean({"loss": values["loss"]})["loss"])
+        norms.append(values["grad_norm"])
     weights = {name: value.clone() for name, value in parallel.state_dict().items()}  # rank 0 has them whole
     moments = parallel.optimizer_state(optimizer)
-    return {"losses": losses, "weights": weights, "moments": len(moments.get("state", ()))}
+    return {"losses": losses, "norms": norms, "weights": weights, "moments": len(moments.get("state", ()))}
 
 
 def _switch_off_dropout(model: DualEncoder) -> None:

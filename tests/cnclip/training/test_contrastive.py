@@ -14,7 +14,7 @@ from torch import Tensor
 from cnclip.model.config import VisionConfig
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.pixels import Normalizer
-from cnclip.training.contrastive import Contrastive, LossName, Mix, partners
+from cnclip.training.contrastive import Contrastive, LossName
 from cnclip.training.loop import FitConfig, optimizer_of
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Laps, NonFiniteError, Precision, StepContext, train_step
@@ -165,53 +165,6 @@ def test_unreadable_pictures_take_no_part(tiny_model: Build) -> None:
         assert loss == pytest.approx(wanted, rel=1e-6)
         for name, value in expected.items():
             torch.testing.assert_close(got[name], value, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("side", ["image", "text"])
-def test_mixup_against_its_definition(tiny_model: Build, side: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lam x loss to the own row + (1 - lam) x loss to the partner's, for the side that is mixed."""
-    model, batch, share = tiny_model(), make_batch(8, same_text=False), 0.3
-    model.train()
-    mix = Mix(side, share)  # type: ignore[arg-type]
-    monkeypatch.setattr(Mix, "draw", classmethod(lambda *_: mix))
-    got, value = gradients(model, objective_of(model, loss="info-nce", mixup_beta=0.1, sub_batches=2), batch)
-    model.zero_grad()
-    partner = torch.arange(8) ^ 1
-    images, texts = [], []
-    pixels = Normalizer(model.config.preprocess, torch.device("cpu")).normalize(batch["image"])
-    for number, rows in enumerate(torch.arange(8).chunk(2)):
-        torch.manual_seed(SEED * 1_000_003 + number)
-        seen = pixels[rows]
-        if side == "image":
-            seen = share * pixels[rows] + (1 - share) * pixels[partner[rows]]
-        images.append(model.encode_image(seen))
-        options = {"mix": (torch.arange(4) ^ 1, share)} if side == "text" else {}
-        texts.append(model.encode_text(trimmed(batch["text"][rows]), **options))
-    logits = model.logit_scale.exp() * torch.cat(images) @ torch.cat(texts).T
-    own = torch.arange(8)
-    expected = sum(
-        (share * F.cross_entropy(s, own) + (1 - share) * F.cross_entropy(s, partner)) / 2
-        for s in (logits, logits.T)
-    )
-    assert isinstance(expected, Tensor)
-    assert value == pytest.approx(float(expected.detach()), rel=1e-5)
-    expected.backward()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(got[name], parameter.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_coins_and_shares_follow_the_seed() -> None:
-    drawn = [Mix.draw(0.1, seed) for seed in range(400)]
-    assert drawn == [Mix.draw(0.1, seed) for seed in range(400)] and Mix.draw(0.0, 1) is None
-    sides = [mix.side for mix in drawn if mix is not None]
-    assert 150 < sides.count("image") < 250
-    extreme = [mix for mix in drawn if mix is not None and not 0.1 < mix.share < 0.9]
-    assert len(extreme) > 250  # Beta(0.1, 0.1) has most of its mass at the ends
-
-
-def test_partners_are_neighbours_that_can_be_read() -> None:
-    valid = torch.tensor([True, True, True, False, True])
-    assert partners(valid).tolist() == [1, 0, 2, 3, 4]
 
 
 def test_teacher_of_the_same_width_and_of_another(tiny_model: Build) -> None:

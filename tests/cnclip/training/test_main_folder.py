@@ -91,6 +91,22 @@ def test_other_settings_in_the_same_folder(
     assert "resuming" in text_of_log(tmp_path / "logs" / "run")
 
 
+def test_a_run_knows_what_model_it_is(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the weights it started from nor their towers need to be said again, and both may be."""
+    at = command.index("--model")
+    model, rest = command[at : at + 2], command[:at] + command[at + 2 :]
+    assert main([*rest, *model, "--max-steps", "1"]) == 0
+    assert main([*rest, "--max-steps", "2"]) == 0
+    assert main([*rest, *model, "--max-steps", "3"]) == 0
+    assert "vision_model: tiny\n" in max((tmp_path / "logs" / "run").glob("params_*.txt")).read_text()
+    capsys.readouterr()
+    assert main([*rest, "--max-steps", "4", "--vision-model", "ViT-B-16"]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "made with vision_model = 'tiny', this run says 'ViT-B-16'" in message
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -15,18 +15,20 @@ from tests.cnclip.training.processes import SETTINGS
 
 ROOT = Path(__file__).parents[3]
 MODULE = "tests.cnclip.training.processes"
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def launch(out: Path, processes: int, sub_batches: int) -> dict[str, Any]:
     """Results by setting of `processes` processes that each divide their rows into `sub_batches`."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", MODULE, str(out), str(sub_batches)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
+    launcher = TWO if processes == 2 else [sys.executable]
+    done = run([*launcher, "-m", MODULE, str(out), str(sub_batches)])
     assert done.returncode == 0, done.stderr[-3000:]
     loaded: dict[str, Any] = torch.load(out, weights_only=True)
     return loaded
@@ -41,6 +43,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], d
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one["losses"] == pytest.approx(other["losses"], abs=1e-5)
+    # Clipping and Adam hide the scale of a gradient from the weights.
+    assert one["norms"] == pytest.approx(other["norms"], rel=1e-3)
     assert one["moments"] == other["moments"] > 0
     assert one["weights"].keys() == other["weights"].keys()
     for name, value in one["weights"].items():
@@ -73,3 +77,25 @@ def test_own_negatives_differ_from_shared_ones(results: dict[tuple[int, int], di
     alone, two = results[1, 1]["own negatives"], results[2, 1]["own negatives"]
     assert two["losses"][0] < alone["losses"][0] - 0.1  # fewer negatives, an easier question
     assert alone["losses"] == pytest.approx(results[1, 1]["multi-positive mixup 0.0 dropout False"]["losses"])
+
+
+LEAVING = """
+import os, sys
+from cnclip.errors import InputError
+from cnclip.training.distributed import join_world
+try:
+    with join_world("cpu") as world:
+        world.wait()
+        if world.is_main:
+            os._exit(0)
+except InputError as error:
+    sys.exit(f"said: {error}")
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_at_the_end_is_said(tmp_path: Path) -> None:
+    """The other one is done and waits for it: one line, not a traceback."""
+    (tmp_path / "leaving.py").write_text(LEAVING, encoding="utf-8")
+    done = run([*TWO, str(tmp_path / "leaving.py")])
+    assert "said: another process of this run has ended" in done.stderr, done.stderr[-3000:]

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from cnclip.errors import InputError
-from cnclip.training.schedule import Schedule, default_hyperparameters, scaled_lr
+from cnclip.training.schedule import Schedule, default_hyperparameters, epoch_of, scaled_lr
 
 
 def reference_lr(step: int, base_lr: float, warmup: int, total: int, decay_steps: int | None = None) -> float:
@@ -78,6 +78,11 @@ def test_linear_scaling() -> None:
     assert scaled_lr(5e-5, 1024) == 5e-5
     assert scaled_lr(5e-5, 128) == pytest.approx(5e-5 / 8)
     assert scaled_lr(1e-3, 512, base=256) == pytest.approx(2e-3)
+
+
+def test_epochs_count_from_one_and_end_with_their_last_step() -> None:
+    assert [epoch_of(step, 3) for step in range(8)] == [0, 1, 1, 1, 2, 2, 2, 3]
+    assert [epoch_of(step, 1) for step in range(3)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
