@@ -26,6 +26,10 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure recall of a model on a labelled split",
     "build-lmdb": "turn MUGE tsv + jsonl files into LMDB shards",
     "convert-dataset": "turn COCO, Flickr30k, csv or Hugging Face data into LMDB shards",
+    "crawl": "fetch a fresh product picture for each query (under your own login)",
+    "login": "log in to the shop by QR code",
+    "cache": "look after crawled pictures: stats, verify, prune, export, import",
+    "practice-shop": "a local shop to rehearse login and crawl on",
     "models": "list, describe, download and convert models",
     "doctor": "check this machine: torch, devices, faiss, browser, disk",
 }
@@ -92,12 +96,16 @@ def _main(argv: list[str]) -> int:
 
     from cache.errors import CacheError
     from cnclip.errors import CnclipError
+    from crawler.errors import CrawlError
 
     try:
         return int(args.run(args))
     except (CnclipError, CacheError) as error:
         sys.stderr.write(f"cnclip {args.command}: error: {error}\n")
         return EXIT_BAD_INPUT
+    except CrawlError as error:
+        sys.stderr.write(f"cnclip {args.command}: error: {error}\n")
+        return error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f"cnclip {args.command}: interrupted\n")
         return EXIT_INTERRUPTED

@@ -1,0 +1,83 @@
+"""Whether a crawler works on a cache right now, for those who only read it.
+
+A crawler holds the lock `.crawler.lock` in the cache's folder while it lives, so that two never fill one
+cache, and a killed one is noticed at once. `.crawler.json` says which queries it passed without a picture or
+a lasting miss, and how it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from cache.files import write_durably
+from crawler.errors import CrawlError
+from crawler.types import Outcome, QueryReport
+
+LOCK_FILE, STATUS_FILE = ".crawler.lock", ".crawler.json"
+LOCK_TIMEOUT_S = 5.0  # readers hold the lock for an instant when they look
+_LASTING = (Outcome.OK, Outcome.CACHED, Outcome.KNOWN_MISS, Outcome.EMPTY, Outcome.NO_GOOD_PICTURE)
+
+
+class Presence:
+    """What a crawler leaves for readers of the cache folder `root`; written by the crawler alone."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._unanswered: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[Presence]:
+        """Be the crawler of this cache. Raises CrawlError if there is one already."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / LOCK_FILE)
+        try:
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
+        except Timeout:
+            raise CrawlError(f"{self.root}: another crawl is filling this cache; wait for it") from None
+        try:
+            self._write("")
+            yield self
+        finally:
+            lock.release()
+
+    def report(self, report: QueryReport) -> None:
+        """Tell readers about a query that the cache itself says nothing of."""
+        if report.outcome not in _LASTING:
+            self._unanswered[report.query] = report.outcome.value
+            self._write("")
+
+    def stopped(self, reason: str) -> None:
+        """Tell readers why there will be no more."""
+        self._write(reason)
+
+    def _write(self, stopped: str) -> None:
+        content = {"pid": os.getpid(), "stopped": stopped, "unanswered": self._unanswered}
+        write_durably(self.root / STATUS_FILE, json.dumps(content, ensure_ascii=False).encode())
+
+
+def crawler_at_work(root: Path) -> bool:
+    """Whether a live crawler fills this cache folder."""
+    lock = FileLock(root / LOCK_FILE, blocking=False)
+    try:
+        with lock:
+            return False
+    except Timeout:
+        return True
+    except OSError:  # no such folder, or one we may not write to: nobody we could wait for
+        return False
+
+
+def read_status(root: Path) -> tuple[str, dict[str, str]]:
+    """(why the last crawler stopped or "", queries it passed without an entry in the cache: reason)."""
+    try:
+        content = json.loads((root / STATUS_FILE).read_text(encoding="utf-8"))
+        unanswered = {str(query): str(reason) for query, reason in content["unanswered"].items()}
+        return str(content["stopped"]), unanswered
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", {}

@@ -1,0 +1,3 @@
+"""Places that have pictures for queries; each implements crawler.source.ImageSource."""
+
+from __future__ import annotations

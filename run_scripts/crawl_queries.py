@@ -1,0 +1,61 @@
+"""Where the queries of a crawl come from: a text file, JSONL, an LMDB split, or standard input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cnclip.errors import InputError
+
+FIELDS = ("query", "text", "query_text")
+
+
+def read_queries(source: str) -> Iterable[str]:
+    """Queries in order, repeated ones once: a list, or for `-` an iterator that gives them as they come.
+
+    Args:
+        source: `-`; a split directory of LMDB shards; a `.jsonl` file with `query`, `text` (as MUGE has it)
+            or `query_text` in each row; or any other file with one query a line, empty lines skipped.
+
+    Raises:
+        InputError: nothing readable there, or a broken row: `file:line: field F: why`.
+    """
+    if source == "-":
+        return _from_stream(sys.stdin)
+    path = Path(source)
+    if path.is_dir():
+        from cnclip.data.lmdb_store import read_texts
+
+        return list(dict.fromkeys(row.text for row in read_texts(path)))
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start})") from None
+    as_rows = path.suffix in (".jsonl", ".json")
+    numbered = ((f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())
+    queries = list(dict.fromkeys(_row(place, line) if as_rows else line.strip() for place, line in numbered))
+    if not queries:
+        raise InputError(f"{path}: no queries in it")
+    return queries
+
+
+def _from_stream(lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _row(f"standard input:{number}", line) if line.startswith("{") else line.strip()
+
+
+def _row(place: str, line: str) -> str:
+    """The query of a JSON row."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise InputError(f"{place}: not JSON") from None
+    value = next((row[name] for name in FIELDS if name in row), None) if isinstance(row, dict) else None
+    if not isinstance(value, str):
+        raise InputError(f"{place}: field query: a text is needed (as query, text or query_text)")
+    return value.strip()

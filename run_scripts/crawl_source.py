@@ -1,0 +1,162 @@
+"""Puts together what a crawl searches, from the command line's flags."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.files import write_durably
+from cnclip.errors import InputError
+
+if TYPE_CHECKING:
+    from crawler.login_ui import LoginUI
+    from crawler.profile import Pace, Profile
+    from crawler.source import ImageSource
+
+CONSENT_FILE = "rules-accepted"
+RULES = """\
+Crawling {site} happens under your own login and is your own decision. Shops commonly ask robots to stay
+out of their search pages (robots.txt), mean "no robots" by their captchas, and refuse servers and proxies.
+This crawler is slow ({gap:.0f} s and more between searches, {queries} queries a run), solves no captcha, and
+stops when the site says no. docs/crawler.md has the details, and other ways to get pictures
+(--source tbk, --source folder).
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A source, the pace it allows, and where its state is kept."""
+
+    source: ImageSource
+    pace: Pace
+    state_dir: Path
+
+
+def open_place(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
+    """The source that `args` name; nothing is started before it is asked for. Closed by `stack`.
+
+    Raises:
+        InputError, SettingsError: flags, keys or profiles that do not go together.
+    """
+    from crawler.profile import Pace
+    from crawler.state import default_state_dir
+
+    state_dir = args.state_dir or default_state_dir(args.source)
+    if args.source == "folder":
+        from crawler.sources.folder import FolderSource
+
+        if args.folder is None:
+            raise InputError("--source folder: --folder PATH is needed (a folder of pictures or a manifest)")
+        free = Pace(gap_s=0, jitter_s=0, picture_gap_s=0, max_queries=1_000_000_000)
+        return Place(FolderSource(args.folder), free, state_dir)
+    if args.source == "tbk":
+        from crawler.sources.tbk import tbk_from_environment
+
+        return Place(tbk_from_environment(), slowed(Pace(gap_s=1, jitter_s=0.5), args.min_gap), state_dir)
+    return _website(args, stack)
+
+
+def _website(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
+    """A site with a profile: browser, login and downloads."""
+    from crawler.browser import Browser, BrowserOptions
+    from crawler.login import QrLogin
+    from crawler.pictures import PictureFetcher
+    from crawler.sources.web import WebSource
+    from crawler.state import default_state_dir
+    from run_scripts.crawl_profile import resolve_profile
+
+    phone: list[LoginUI] = []
+    if args.source == "practice-shop" and args.shop_url is None and args.profile is None:
+        from run_scripts.practice_run import start_practice_shop
+
+        started = start_practice_shop(stack)
+        args.shop_url, args.state_dir = started.url, args.state_dir or started.state_dir
+        phone = [started.phone]
+    profile = resolve_profile(args.source, args.profile, args.shop_url)
+    state_dir = args.state_dir or default_state_dir(profile.name)
+    if not is_practice(profile):
+        _ask_consent(profile, state_dir, accepted=args.accept_site_rules)
+    options = BrowserOptions(
+        profile_dir=None if args.remote_url else state_dir / "browser",
+        headless=has_no_display() if args.headless is None else args.headless,
+        remote_url=args.remote_url,
+    )
+    browser = Browser(options)
+    stack.callback(browser.close)
+    log_in: Callable[[], object] | None = None
+    if profile.login is not None:
+        ui = login_ui(args, stack, phone)
+        log_in = QrLogin(browser, profile, ui, keep=args.keep_login).ensure
+    fetcher = PictureFetcher(
+        profile.hosts.image,
+        user_agent=user_agent(),
+        placeholder_sha256=profile.pictures.placeholder_sha256,
+    )
+    return Place(WebSource(profile, browser, log_in, fetcher), slowed(profile.pace, args.min_gap), state_dir)
+
+
+def is_practice(profile: Profile) -> bool:
+    """Whether every page is on this machine, so that nobody's rules are concerned."""
+    return all(host.partition(":")[0].startswith("127.") for host in profile.hosts.page)
+
+
+def slowed(pace: Pace, min_gap: float | None) -> Pace:
+    """The profile's pace, or a slower one. Raises InputError if it would be faster."""
+    if min_gap is None:
+        return pace
+    if min_gap < pace.gap_s:
+        raise InputError(f"--min-gap: {min_gap:g} s is below the site's least pace of {pace.gap_s:g} s")
+    return pace.model_copy(update={"gap_s": min_gap})
+
+
+def has_no_display() -> bool:
+    """Whether a window could not be shown."""
+    on_desktop = sys.platform in ("darwin", "win32")
+    return not (on_desktop or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def user_agent() -> str:
+    """What downloads say about themselves: the truth."""
+    try:
+        number = version("cnclip")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        number = "dev"
+    return f"cnclip-crawler/{number}"
+
+
+def _ask_consent(profile: Profile, state_dir: Path, *, accepted: bool) -> None:
+    """Once per site: the decision is the user's. Raises InputError without one."""
+    from crawler.state import private_folder
+
+    path = state_dir / CONSENT_FILE
+    if path.is_file():
+        return
+    title = profile.title or profile.name
+    sys.stderr.write(RULES.format(site=title, gap=profile.pace.gap_s, queries=profile.pace.max_queries))
+    if not accepted:
+        if not sys.stdin.isatty():
+            raise InputError("--accept-site-rules is needed: the decision to crawl this site is yours")
+        sys.stderr.write("Go on? [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise InputError("not accepted: nothing was requested")
+    write_durably(private_folder(state_dir) / CONSENT_FILE, b"accepted by the user\n")
+
+
+def login_ui(args: argparse.Namespace, stack: contextlib.ExitStack, more: Sequence[LoginUI]) -> LoginUI:
+    """Terminal, barcode file, page, and whoever else wants to know."""
+    from crawler.login_ui import FileUI, PageUI, Several, TerminalUI
+
+    uis: list[LoginUI] = [FileUI(args.barcode_dir, args.rank)]
+    if args.page:
+        uis.append(PageUI(args.page_port))
+    ui = Several([*uis, TerminalUI(), *more])
+    stack.callback(ui.close)
+    return ui

@@ -1,0 +1,66 @@
+"""A practice shop for one crawl, with a phone that scans by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crawler.login_ui import LoginEvent, LoginUI
+
+SCAN_AFTER_S, CONFIRM_AFTER_S = 1.0, 1.0
+
+
+@dataclass(frozen=True)
+class PracticeRun:
+    """url: of the shop. state_dir: for sessions of a shop that is gone tomorrow. phone: scans its codes."""
+
+    url: str
+    state_dir: Path
+    phone: LoginUI
+
+
+class PracticePhone:
+    """Scans and confirms each code that is shown, a moment later, as a person with a phone would."""
+
+    def __init__(self, shop_url: str) -> None:
+        from crawler.practice_shop.phone import Phone
+
+        self._phone = Phone(shop_url)
+        self._closed = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def show(self, event: LoginEvent) -> None:
+        """Take the picture of a code, as it is shown."""
+        from crawler.qr import decode_qr
+
+        payload = decode_qr(event.png) if event.png else None
+        if payload is None:
+            return
+        thread = threading.Thread(target=self._scan, args=(payload,), name="practice-phone", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """Put the phone away; it may be taken out again."""
+
+    def _scan(self, payload: str) -> None:
+        if not self._closed.wait(SCAN_AFTER_S):
+            self._phone.scan(payload)
+        if not self._closed.wait(CONFIRM_AFTER_S):
+            self._phone.confirm(payload)
+
+
+def start_practice_shop(stack: contextlib.ExitStack) -> PracticeRun:
+    """A shop on free ports that asks for a login; gone when `stack` is closed."""
+    from crawler.practice_shop import PracticeShop, ShopSettings
+
+    shop = stack.enter_context(PracticeShop(ShopSettings(login="required")))
+    state_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="cnclip-practice-"))
+    sys.stderr.write(f"a practice shop is open at {shop.search_origin}; its phone scans the code by itself\n")
+    return PracticeRun(shop.search_origin, Path(state_dir), PracticePhone(shop.search_origin))
