@@ -240,8 +240,8 @@ class PictureCache:
         return old.path
 
     def _claim(self, query: str) -> tuple[Folder, Meta]:
-        """The query's own folder, made or taken over if need be, and its sidecar, which is still to be written;
-        its lock is held."""
+        """The query's own folder, made or taken over if need be, and its sidecar, to be written next.
+        The lock is held."""
         for _ in range(_ATTEMPTS):
             folder, meta = self._locate(query)
             if folder is not None and meta is not None:

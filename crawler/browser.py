@@ -119,7 +119,8 @@ class Browser:
 
         False when it did not come about: too slow, refused, reset, no such host, a download, an empty answer.
         A page with an error status and a body counts as there. Whatever happens, the page shown before is
-        gone: after False there is an error page, what came of the new page, or a blank one.
+        gone: after False there is an error page, what came of the new page, or a blank one. A page that keeps
+        redirecting or hangs may take three page load timeouts.
         """
         self._leave()
         try:

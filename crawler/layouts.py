@@ -119,7 +119,8 @@ def _generic(
     snapshot: Snapshot, profile: Profile, headings: Sequence[Node], query: str | None, limit: int
 ) -> Found:
     """Product links in a page of no known layout. To be right matters more than to find something: they
-    must form one list, all with pictures, above any recommendations, whose titles speak of the query."""
+    must form one list (pictures may still be missing, but not most of them) above any recommendations, and
+    the titles must speak of the query."""
     start = min((heading.path for heading in headings), default=None)
     rows = [row for row in snapshot.rows if not _is_ad(row, profile) and (start is None or row.path < start)]
     if not rows:
@@ -127,7 +128,7 @@ def _generic(
     if snapshot.more_rows or len(rows) < LEAST_GENERIC or len({row.path[:-1] for row in rows}) > 1:
         return Found(detail=f"{len(rows)} product links that do not form one list")
     found = _read(GENERIC, rows, snapshot, profile, len(rows))
-    if found.waiting or len(found.candidates) < LEAST_GENERIC:
+    if len(found.candidates) < max(LEAST_GENERIC, len(rows) / 3):
         detail = f"{found.waiting} of {len(rows)} product links without a picture"
         return Found(GENERIC, (), found.waiting, found.top, detail)
     top = found.top
@@ -136,7 +137,7 @@ def _generic(
     speaking = sum(speaks_of(candidate.title, query or "") for candidate in found.candidates)
     if 2 * speaking < len(found.candidates):
         return Found(detail=f"{speaking} of {len(found.candidates)} titles speak of the query")
-    return Found(GENERIC, found.candidates[:limit], 0, top)
+    return Found(GENERIC, found.candidates[:limit], found.waiting, top)
 
 
 def speaks_of(title: str, query: str) -> bool:

@@ -67,6 +67,7 @@ def _website(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
     """A site with a profile: browser, login and downloads."""
     from crawler.browser import Browser, BrowserOptions
     from crawler.login import QrLogin
+    from crawler.login_events import to_stderr
     from crawler.pictures import PictureFetcher
     from crawler.sources.web import WebSource
     from crawler.state import default_state_dir
@@ -99,7 +100,9 @@ def _website(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
         user_agent=user_agent(),
         placeholder_sha256=profile.pictures.placeholder_sha256,
     )
-    return Place(WebSource(profile, browser, log_in, fetcher), slowed(profile.pace, args.min_gap), state_dir)
+    call_human = None if options.headless or args.remote_url else to_stderr
+    source = WebSource(profile, browser, log_in, fetcher, call_human=call_human)
+    return Place(source, slowed(profile.pace, args.min_gap), state_dir)
 
 
 def is_practice(profile: Profile) -> bool:

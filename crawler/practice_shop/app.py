@@ -112,12 +112,15 @@ class ShopApp:
         blocked = self._blocked(origin, page)
         visit = self._visit(request, origin, page.kind, blocked)
         place = self._world.visits.begin(visit)
-        status = 0
+        answered = False
 
         async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            nonlocal answered
+            if (
+                message["type"] == "http.response.start"
+            ):  # noted first: who has the answer may ask for the log
+                answered = True
+                self._world.visits.answered(place, dataclasses.replace(visit, status=message["status"]))
             await send(message)
 
         try:
@@ -127,7 +130,8 @@ class ShopApp:
                 response = await page.handler(self._world, request)
             await response(scope, receive, noting)
         finally:
-            self._world.visits.answered(place, dataclasses.replace(visit, status=status))
+            if not answered:
+                self._world.visits.answered(place, visit)
 
     def _find(self, origin: Origin, path: str) -> Page:
         page = _PAGES.get((origin, path))

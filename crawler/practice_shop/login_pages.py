@@ -32,17 +32,16 @@ async def login_page(world: World, request: Request) -> Response:
         frame = f'<iframe id="alibaba-login-box" src="{source}" width="400" height="460"></iframe>'
         return _greeted(request, template("login.html").substitute(box=frame, script=""))
     script = '<script type="module" src="/static/login.js"></script>'
-    return _greeted(request, template("login.html").substitute(box=_box(), script=script))
+    return _greeted(request, template("login.html").substitute(box=_box(world), script=script))
 
 
 async def login_frame(world: World, request: Request) -> Response:
     """The form alone, for an iframe."""
-    del world
-    return _greeted(request, template("mini_login.html").substitute(box=_box()))
+    return _greeted(request, template("mini_login.html").substitute(box=_box(world)))
 
 
-def _box() -> str:
-    return template("login_box.html").substitute()
+def _box(world: World) -> str:
+    return template("login_box.html").substitute(phone=f"http://{world.origins.search}/_phone")
 
 
 def _greeted(request: Request, page: str) -> Response:

@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.25
 SETTLE_S = 3.0  # a page that stays the same this long is all there is, unless the profile expects more
+HUMAN_WAIT_S, HUMAN_POLL_S = 300.0, 2.0
+_FOR_HUMANS = {PageState.CAPTCHA, PageState.IDENTITY_CHECK}
+_QUESTION = (
+    "the site has a question for you: answer it in the browser window within 5 minutes; nothing is asked for "
+    "meanwhile · 网站需要您本人验证：请在 5 分钟内在浏览器窗口中完成，期间不会发送任何请求"
+)
 _AT_ONCE = {PageState.LOGIN_WALL, PageState.SERVER_ERROR}
 _SCROLL = "scrollBy({top: innerHeight * 0.8, behavior: 'instant'})"
 
@@ -63,14 +69,18 @@ class WebSource:
         self,
         profile: Profile,
         browser: Browser,
-        login: Callable[[], None],
+        login: Callable[[], object] | None,
         fetcher: PictureFetcher,
         clock: Clock | None = None,
+        *,
+        call_human: Callable[[str], None] | None = None,
     ) -> None:
-        """login: makes sure somebody is logged in; called by ensure_session, never by a search."""
+        """login: makes sure somebody is logged in; called by ensure_session, never by a search; None: the
+        site needs none. call_human: tells somebody who sees the window that only they can go on; None: nobody
+        does."""
         self.name = profile.name
         self._profile, self._browser, self._login, self._fetcher = profile, browser, login, fetcher
-        self._clock = clock or SystemClock()
+        self._clock, self._call_human = clock or SystemClock(), call_human
 
     def open(self) -> None:
         """Start the browser. Raises BrowserError."""
@@ -78,7 +88,8 @@ class WebSource:
 
     def ensure_session(self) -> None:
         """Log in if need be. Raises LoginError, BlockedError."""
-        self._login()
+        if self._login is not None:
+            self._login()
 
     def search(self, query: str, limit: int) -> SearchResult:
         """Open the result page and watch it until it is final. Raises BrowserError, SettingsError.
@@ -94,12 +105,24 @@ class WebSource:
         loaded = self._browser.goto(url)
         wait_s = self._profile.search.wait_s if loaded else min(SETTLE_S, self._profile.search.wait_s)
         verdict, shown = self._watch(query, limit, wait_s)
+        if verdict.state in _FOR_HUMANS and self._call_human is not None:
+            self._call_human(_QUESTION)
+            verdict, shown = self._leave_to_human(query, limit)
         if not loaded and verdict.state in (PageState.LOADING, PageState.UNKNOWN):
             verdict = Verdict(PageState.SERVER_ERROR, f"the page did not load in time; {verdict.detail}")
         candidates = verdict.found.candidates if verdict.state is PageState.RESULTS else ()
         layout = verdict.found.layout if candidates else ""
         address = redact(shown if shown.startswith("http") else url)
         return SearchResult(verdict.state, candidates, layout, address, verdict.detail)
+
+    def _leave_to_human(self, query: str, limit: int) -> tuple[Verdict, str]:
+        """Only look, and ask for nothing, until the page is another one or HUMAN_WAIT_S are over."""
+        deadline = self._clock.monotonic() + HUMAN_WAIT_S
+        while True:
+            self._clock.sleep(HUMAN_POLL_S)
+            verdict, shown = self._watch(query, limit, self._profile.search.wait_s)
+            if verdict.state not in _FOR_HUMANS or self._clock.monotonic() >= deadline:
+                return verdict, shown
 
     def fetch(self, candidate: Candidate, url: str) -> Picture | Refused:
         """Get one picture of a candidate and check it; without the browser and its cookies."""

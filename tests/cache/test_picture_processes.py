@@ -7,12 +7,17 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cache.errors import CacheError
+from cache.picture_archive import export_archive
 from cache.picture_cache import PictureCache
-from tests.cache.picture_kit import content, jpeg, put
+from cache.picture_folder import Folder
+from cache.picture_health import verify
+from cache.picture_import import import_archive
+from tests.cache.picture_kit import NOW, content, jpeg, put
 from tests.cache.picture_writer import QUERIES, plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +64,40 @@ def test_reading_while_another_process_replaces(tmp_path: Path) -> None:
                 assert path is not None
                 assert path.read_bytes() in known[key]
         writer.kill()
+
+
+@pytest.fixture
+def replaced_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PictureCache:
+    """A cache whose picture of 红 is replaced between the next reader's look at sidecar and file."""
+    cache = PictureCache(tmp_path / "valid")
+    put(cache, "红", label="old")
+    look = Folder.picture
+    calls: list[int] = []
+
+    def late(self: Folder, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            put(PictureCache(cache.root), "红", label="new")
+        return look(self, *arguments)
+
+    monkeypatch.setattr(Folder, "picture", late)
+    return cache
+
+
+def test_a_picture_that_is_replaced_while_it_is_read(replaced_midway: PictureCache) -> None:
+    assert content(replaced_midway, "红") == jpeg("new")
+
+
+def test_a_picture_that_is_replaced_while_it_is_verified(replaced_midway: PictureCache) -> None:
+    assert verify(replaced_midway, now=NOW) == []
+
+
+def test_a_picture_that_is_replaced_while_it_is_exported(
+    replaced_midway: PictureCache, tmp_path: Path
+) -> None:
+    assert export_archive([replaced_midway], tmp_path / "x.tar").splits["valid"]["pictures"] == 1
+    import_archive(tmp_path / "x.tar", tmp_path / "there", now=NOW)
+    assert content(PictureCache(tmp_path / "there" / "valid"), "红") == jpeg("new")
 
 
 def test_a_lock_keeps_threads_and_processes_out(tmp_path: Path) -> None:

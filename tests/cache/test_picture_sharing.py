@@ -147,3 +147,12 @@ def test_a_name_taken_behind_our_back(tmp_path: Path) -> None:
     data = put(cache, "AB")
     assert content(cache, "AB") == data
     assert content(cache, "A B") == content(other, "A B") == jpeg("A B 1")
+
+
+def test_a_hashed_folder_is_the_querys_own_even_without_its_sidecar(tmp_path: Path) -> None:
+    cache = PictureCache(tmp_path)
+    put(cache, "AB")
+    put(cache, "A B")
+    for folder in (cache.directory("AB"), cache.directory("A B")):
+        (folder / "meta.json").write_text("{")
+    assert content(cache, "A B") == jpeg("A B 1") and content(cache, "AB") == jpeg("AB 1")

@@ -133,24 +133,49 @@ def closed_port() -> int:
 
 
 def started_with(mark: str) -> list[psutil.Process]:
-    """Living processes that inherited MARK=mark: all that a test has started, helpers of the browser too."""
-    found = []
+    """Living processes that inherited MARK=mark, and their descendants (renderers hide what they inherit)."""
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ().get(MARK) == mark:
+                found.update((each.pid, each) for each in (process, *process.children(recursive=True)))
+    return alive(list(found.values()))
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 
 
+@contextlib.contextmanager
+def nothing_left(mark: str) -> Iterator[None]:
+    """Fail if at the end something that was started with the mark lives on, and end it."""
+    yield
+    try:
+        wait_until(lambda: not started_with(mark), 5)
+    finally:
+        for process in started_with(mark):
+            process.kill()
+
+
 def one_of(processes: list[psutil.Process], kind: str) -> psutil.Process:
     """The `driver`, the `browser` (its main process) or the `watchdog` among them."""
-    return next(process for process in processes if _kind(process.cmdline()) == kind)
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # some end by themselves
+            if _kind(process.cmdline()) == kind:
+                return process
+    raise AssertionError(f"no {kind}")
 
 
 def _kind(arguments: list[str]) -> str:
     if "crawler.reaper" in arguments:
         return "watchdog"
-    if "chromedriver" in arguments[0]:
+    if "chromedriver" in arguments[0].rpartition("/")[2]:
         return "driver"
     is_main = "--enable-automation" in arguments and not any(each.startswith("--type=") for each in arguments)
     return "browser" if is_main else "other"

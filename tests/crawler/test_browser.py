@@ -227,7 +227,13 @@ def open_an_endless_script(browser: Browser, site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "ruin", [close_our_window, close_the_last_window, crash_the_tab, open_an_endless_script]
+    "ruin",
+    [
+        close_our_window,
+        close_the_last_window,
+        crash_the_tab,
+        pytest.param(open_an_endless_script, marks=pytest.mark.slow),
+    ],
 )
 def test_a_session_that_is_lost_and_begun_again(browser: Browser, site: Site, ruin: object) -> None:
     with pytest.raises(BrowserDied, match=r"^the browser is gone: "):

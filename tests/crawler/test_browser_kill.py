@@ -15,7 +15,16 @@ import pytest
 
 from crawler.browser import Browser, BrowserDied, BrowserOptions
 from crawler.reaper import TEMPORARY_PREFIX
-from tests.crawler.browser_site import MARK, Site, one_of, serving, started_with, wait_until
+from tests.crawler.browser_site import (
+    MARK,
+    Site,
+    alive,
+    nothing_left,
+    one_of,
+    serving,
+    started_with,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -37,8 +46,8 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Whatever a test starts carries it; nothing of it may be left at the end."""
     name = uuid.uuid4().hex
     monkeypatch.setenv(MARK, name)
-    yield name
-    wait_until(lambda: not started_with(name), 5)
+    with nothing_left(name):
+        yield name
 
 
 @pytest.fixture
@@ -69,7 +78,10 @@ def test_nothing_is_left_after_close(mark: str, options: BrowserOptions, site: S
     with Browser(options) as browser:
         assert browser.goto(site.url)
         kinds = [one_of(started_with(mark), kind) for kind in ("driver", "browser", "watchdog")]
-        assert len(started_with(mark)) > len(kinds), "renderers and other helpers are seen too"
+        started = started_with(mark)
+        assert [each for each in started if "--type=renderer" in each.cmdline()]
+        assert len(started) > len(kinds)
+    assert not alive(started)
     assert not started_with(mark)
     browser.close()
 
@@ -79,8 +91,8 @@ def test_the_crawler_is_killed(mark: str, site: Site, options: BrowserOptions, n
     with crawler(options.profile_dir, site.url + "/cookie") as process:
         started = started_with(mark)
         process.send_signal(number)
-        wait_until(lambda: not started_with(mark))
-    assert len(started) > 4
+        wait_until(lambda: not alive(started) and not started_with(mark))
+    assert len(started) > 8
     with Browser(options) as browser:
         assert browser.goto(site.url)
         assert browser.cookies() == {"keep": "yes"}
@@ -118,7 +130,7 @@ def test_crawler_and_watchdog_are_killed(mark: str, site: Site, options: Browser
         left = started_with(mark)
         assert one_of(left, "browser").is_running(), "nobody was there to end it"
     with Browser(options) as browser:
-        assert not {each.pid for each in left} & {each.pid for each in started_with(mark)}
+        assert not alive(left)
         assert browser.goto(site.url)
         assert browser.cookies() == {"keep": "yes"}
 
@@ -135,7 +147,9 @@ def test_driver_or_watchdog_is_killed(mark: str, site: Site, options: BrowserOpt
         assert one_of(started_with(mark), "watchdog").is_running()
         assert browser.goto(site.url)
         assert browser.cookies() == {"keep": "yes"}
-        one_of(started_with(mark), victim).kill()
+        started = started_with(mark)
+        one_of(started, victim).kill()
+    assert not alive(started)
     assert not started_with(mark)
 
 
@@ -150,7 +164,9 @@ def test_the_browser_is_killed(mark: str, site: Site, options: BrowserOptions) -
             browser.restart()
             assert browser.goto(site.url)
             assert browser.cookies() == {"keep": "yes"}
-        one_of(started_with(mark), "browser").kill()
+        started = started_with(mark)
+        one_of(started, "browser").kill()
+    assert not alive(started)
     assert not started_with(mark)
 
 
@@ -158,7 +174,9 @@ def test_a_browser_that_hangs(mark: str, site: Site, tmp_path: Path, monkeypatch
     monkeypatch.setattr("crawler.browser.ANSWER_MARGIN_S", 0.5)
     options = BrowserOptions(tmp_path / "profile", page_load_timeout_s=1, script_timeout_s=1)
     with Browser(options) as browser:
-        one_of(started_with(mark), "browser").suspend()
+        started = started_with(mark)
+        one_of(started, "browser").suspend()
         with pytest.raises(BrowserDied, match="ReadTimeoutError"):
             browser.goto(site.url)
+    assert not alive(started)
     assert not started_with(mark)

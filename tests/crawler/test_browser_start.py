@@ -18,7 +18,7 @@ from filelock import FileLock
 from crawler.browser import Browser, BrowserOptions
 from crawler.browser_profile import LOCK_FILE, OWNER_FILE, BrowserProfile
 from crawler.errors import BrowserError, SettingsError
-from tests.crawler.browser_site import MARK, closed_port, one_of, serving, started_with, wait_until
+from tests.crawler.browser_site import MARK, closed_port, nothing_left, one_of, serving, started_with
 
 HOLDER = """
 import sys
@@ -41,8 +41,8 @@ def mark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     temporary.mkdir()
     monkeypatch.setenv(MARK, name)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    yield name
-    wait_until(lambda: not started_with(name), 5)
+    with nothing_left(name):
+        yield name
     assert not list(temporary.iterdir())
 
 

@@ -1,13 +1,11 @@
-"""Codes that expire, are cancelled, cannot be read, lead elsewhere."""
+"""Codes that expire, are cancelled, do not change, lead elsewhere."""
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable
 
 import pytest
-from PIL import Image
 
 from crawler.errors import LoginError
 from tests.crawler.login_fakes import (
@@ -29,13 +27,6 @@ def browser() -> FakeBrowser:
 @pytest.fixture
 def ui() -> Witness:
     return Witness()
-
-
-def grey(shade: int) -> bytes:
-    """A picture without a code."""
-    file = io.BytesIO()
-    Image.new("RGB", (150, 150), (shade, 255 - shade, 90)).save(file, "PNG")
-    return file.getvalue()
 
 
 def expiring(browser: FakeBrowser, after_s: float = 20, last: int = 3, **how: object) -> Callable[[], None]:
@@ -218,41 +209,21 @@ def test_a_code_that_leads_elsewhere_is_never_shown(
     assert SECRET not in caplog.text + str(error.value) + ui.events[-1].message
 
 
-def test_a_code_that_cannot_be_read_is_handed_on_as_a_picture(browser: FakeBrowser, ui: Witness) -> None:
+def test_a_refresh_that_leaves_nothing_is_followed_by_a_reload(browser: FakeBrowser, ui: Witness) -> None:
+    browser.on_login = expiring(browser, expired=True, refresh=True, last=2)
+    browser.on["#refresh"] = lambda: browser.show(url=LOGIN)
+    login(browser, ui).ensure()
+    assert ui.codes == [(1, payload(1)), (2, payload(2))] and browser.gone_to.count(LOGIN) == 2
+
+
+def test_a_code_that_has_gone_is_not_switched_back_to(browser: FakeBrowser, ui: Witness) -> None:
+    """The switch leads back to the password form, while the page is about to go on."""
+
     def open_page() -> None:
-        browser.show(url=LOGIN, picture=grey(10))
-        browser.at(30, picture=grey(200))
-        browser.at(50, browser.log_in)
+        browser.show(url=LOGIN, code=payload(1), switch=True)
+        browser.at(10, code=None)
+        browser.at(40, browser.log_in)
 
     browser.on_login = open_page
     login(browser, ui).ensure()
-    assert ui.codes == [(1, None), (2, None)]
-    shown = [event.png for event in ui.events if event.step is STEP.QR_SHOWN]
-    assert shown == [grey(10), grey(200)]
-
-
-def test_a_code_still_being_painted_is_waited_for(browser: FakeBrowser, ui: Witness) -> None:
-    def open_page() -> None:
-        browser.show(url=LOGIN, picture=grey(255))
-        browser.at(2, picture=None, code=payload(1))
-        browser.at(10, picture=grey(255), code=None)  # and a moment in which it is repainted
-        browser.at(11, picture=None, code=payload(1))
-        browser.at(20, browser.log_in)
-
-    browser.on_login = open_page
-    login(browser, ui).ensure()
-    assert ui.codes == [(1, payload(1))]
-
-
-def test_the_pages_own_drawing_comes_before_a_screenshot(browser: FakeBrowser, ui: Witness) -> None:
-    def open_page() -> None:
-        browser.show(url=LOGIN, code=payload(1), tainted=tainted)
-        browser.at(5, browser.log_in)
-
-    browser.on_login, tainted = open_page, False
-    login(browser, ui).ensure()
-    assert not [what for _, what in browser.log if what.startswith("shoot")]
-    browser.session, tainted = False, True
-    login(browser, ui).ensure()
-    assert [what for _, what in browser.log if what.startswith("shoot")]
-    assert ui.codes == [(1, payload(1)), (1, payload(1))]
+    assert browser.clicked == []

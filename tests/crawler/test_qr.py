@@ -87,6 +87,14 @@ def test_small_codes_are_read(scale: int, border: int) -> None:
     assert decode_qr(drawn(TOKEN, scale, border)) == TOKEN
 
 
+def test_a_blurred_code_is_read_enlarged() -> None:
+    with Image.open(io.BytesIO(drawn(TOKEN, 8, 2))) as code:
+        blurred, file = code.convert("L").resize((52, 52), Image.Resampling.BILINEAR), io.BytesIO()
+    assert zxingcpp.read_barcodes(blurred) == [], "the reader alone cannot"
+    blurred.save(file, "PNG")
+    assert decode_qr(file.getvalue()) == TOKEN
+
+
 def test_jpeg_inverted_and_transparent_codes_are_read() -> None:
     assert decode_qr(drawn(TOKEN, kind="JPEG")) == TOKEN
     assert decode_qr(drawn(TOKEN, dark="white", light="black")) == TOKEN

@@ -14,7 +14,7 @@ from crawler.practice_shop import PracticeShop
 from crawler.practice_shop.addresses import BLANK, BLANK_GIF, ICON, read_picture_path
 from crawler.practice_shop.items import AD_QUERY, RECOMMENDED_QUERY
 from crawler.practice_shop.settings import UrlForm
-from tests.crawler.practice_shop.visitor import Page, Visitor
+from tests.crawler.practice_shop.visitor import SOON, Page, Visitor
 
 LAYOUTS = ("2022", "2023", "2025", "2026", "redesign")
 STAND_INS = (BLANK, BLANK_GIF, ICON)
@@ -177,15 +177,17 @@ def test_faults_of_one_query(shop: PracticeShop, visitor: Visitor) -> None:
     assert [visit.status for visit in shop.log("search")] == [502, 200, 0, 200]
     [sheet] = [link["href"] for link in Page(visitor.open("样").text).all("link") if "hang" in link["href"]]
     with pytest.raises(httpx.ReadTimeout):
-        visitor.get(sheet, timeout=0.2)
+        visitor.get(sheet, timeout=SOON)
 
 
 def test_a_page_that_stops_coming(shop: PracticeShop, visitor: Visitor) -> None:
     shop.set(faults={"卡": "hang_html", "图": "hang_image"})
-    with visitor.client.stream("GET", f"{shop.search_origin}/search?q=卡", timeout=0.3) as answer:
+    with visitor.client.stream(
+        "GET", f"{shop.search_origin}/search?q=卡", timeout=httpx.Timeout(10, read=1)
+    ) as answer:
         assert answer.status_code == 200
         with pytest.raises(httpx.ReadTimeout):
             answer.read()
     first = visitor.cards("图").all("img")[0]["src"]
     with pytest.raises(httpx.ReadTimeout):
-        visitor.client.get(f"http:{first}", timeout=0.2)
+        visitor.client.get(f"http:{first}", timeout=SOON)

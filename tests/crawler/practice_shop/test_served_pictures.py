@@ -12,13 +12,13 @@ from PIL import Image
 from crawler.practice_shop import PracticeShop, label_of, read_label
 from crawler.practice_shop.addresses import picture_path
 from crawler.practice_shop.settings import BadPicture
-from tests.crawler.practice_shop.visitor import Visitor
+from tests.crawler.practice_shop.visitor import SOON, Visitor
 
 LABEL = label_of("连衣裙")
 
 
 def fetch(
-    visitor: Visitor, kind: str, suffix: str = "", *, number: int = 3, **options: float
+    visitor: Visitor, kind: str, suffix: str = "", *, number: int = 3, **options: httpx.Timeout
 ) -> httpx.Response:
     extension = kind if kind in ("png", "gif") else "jpg"
     url = visitor.shop.image_origin + picture_path("连衣裙", number, kind, extension) + suffix
@@ -119,7 +119,7 @@ def test_streams_do_not_end(visitor: Visitor, kind: str, least: int) -> None:
 
 def test_a_hanging_picture_says_nothing(visitor: Visitor) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        fetch(visitor, "hang", timeout=0.2)
+        fetch(visitor, "hang", timeout=SOON)
 
 
 def test_a_redirect_leads_to_another_host_that_notes_who_follows(

@@ -18,7 +18,7 @@ from crawler.practice_shop import PracticeShop, ShopSettings
 from crawler.practice_shop.addresses import picture_path
 from crawler.practice_shop.visits import Kind
 from crawler.profile import host_allowed
-from tests.crawler.practice_shop.visitor import LOGIN_PAGE, Visitor, eventually
+from tests.crawler.practice_shop.visitor import LOGIN_PAGE, SOON, Visitor, eventually
 
 
 def test_three_addresses_that_are_three_sites_to_a_browser(shop: PracticeShop) -> None:
@@ -191,6 +191,23 @@ def test_the_log_as_a_file(tmp_path: Path) -> None:
 
 def test_a_request_that_never_got_an_answer_is_in_the_log(shop: PracticeShop) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.get(shop.image_origin + picture_path("连衣裙", 1, "hang"), timeout=0.1, trust_env=False)
+        httpx.get(shop.image_origin + picture_path("连衣裙", 1, "hang"), timeout=SOON, trust_env=False)
     [visit] = shop.log()
     assert visit.status == 0 and visit.kind == "image" and visit.query == "连衣裙"
+
+
+def test_what_hung_before_a_reset_does_not_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "visits.jsonl"
+    with PracticeShop(log=path) as shop, httpx.Client(trust_env=False, timeout=SOON) as client:
+        hanging = threading.Thread(
+            target=lambda: pytest.raises(
+                httpx.ReadTimeout, client.get, shop.image_origin + picture_path("连衣裙", 1, "hang")
+            )
+        )
+        hanging.start()
+        eventually(shop.log)
+        shop.reset()
+        httpx.get(f"{shop.search_origin}/later", trust_env=False)
+        hanging.join()
+        eventually(lambda: len(path.read_text(encoding="utf-8").splitlines()) == 2)
+        assert [visit.path for visit in shop.log()] == ["/later"]

@@ -15,6 +15,8 @@ import httpx
 from crawler.practice_shop import PracticeShop
 from crawler.practice_shop.phone import Phone
 
+# Connecting may take its time on a busy machine; an answer that does not come is noticed soon.
+SOON = httpx.Timeout(10, read=0.5)
 LOGIN_PAGE = "/havanaone/login/login.htm?bizName=taobao"
 
 
