@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from cache.picture_cache import PictureCache
 from crawler.clock import Clock, SystemClock
 from crawler.collect import Collector
-from crawler.errors import BrowserError, CrawlError, LayoutError, LoginError
+from crawler.errors import BlockedError, BrowserError, CrawlError, LayoutError, LoginError
 from crawler.marks import Marks
 from crawler.policy import Policy
 from crawler.source import ImageSource
@@ -187,11 +187,9 @@ class Crawl:
                 return result
             logger.info("%s: %s %s", query, result.state.value, result.detail)
             if result.state.blocked:
-                self._dump(result.state.value)
-                self._marks.event("blocked", query=query, state=result.state.value, detail=result.detail)
-                raise self._policy.blocked(result.state)
+                raise self._blocked(result.state, query, result.detail)
             if result.state is PageState.LOGIN_WALL:
-                self._log_in_again()
+                self._log_in_again(query)
                 continue
             if attempt == RETRIES:
                 if result.state is PageState.UNKNOWN:
@@ -205,7 +203,7 @@ class Crawl:
         try:
             if not self._open:
                 self._source.open()
-                self._source.ensure_session()
+                self._log_in(query)
                 self._open = True
             self.summary.searches += 1
             return self._source.search(query, self._options.pictures + SPARE_CANDIDATES)
@@ -221,7 +219,21 @@ class Crawl:
         finally:
             self._policy.searched()
 
-    def _log_in_again(self) -> None:
+    def _blocked(self, state: PageState, query: str, detail: str) -> BlockedError:
+        self._dump(state.value)
+        self._marks.event("blocked", query=query, state=state.value, detail=detail)
+        return self._policy.blocked(state)
+
+    def _log_in(self, query: str) -> None:
+        """Make sure of the session; a block there is a block. Raises LoginError, BlockedError."""
+        try:
+            self._source.ensure_session()
+        except BlockedError as error:
+            if error.state is None:
+                raise
+            raise self._blocked(error.state, query, f"at the login: {error}") from None
+
+    def _log_in_again(self, query: str) -> None:
         """The session is over: log in, but not twice in a short time. Raises LoginError, BlockedError."""
         now = self._clock.monotonic()
         if now - self._expired_at < RELOGIN_S:
@@ -230,7 +242,7 @@ class Crawl:
             )
         self._expired_at = now
         self._marks.event("session expired")
-        self._source.ensure_session()
+        self._log_in(query)
 
     def _dump(self, reason: str) -> None:
         stamp = datetime.fromtimestamp(self._clock.now(), timezone.utc).strftime("%Y%m%d-%H%M%S")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from crawler.types import PageState
+
 
 class CrawlError(Exception):
     """Base class. Entry points print the message as one line and exit with `exit_code`."""
@@ -18,9 +20,16 @@ class BrowserError(CrawlError):
 
 
 class BlockedError(CrawlError):
-    """The site wants no more requests from us now (captcha, throttle, denial), or we are cooling down."""
+    """The site wants no more requests from us now (captcha, throttle, denial), or we are cooling down.
+
+    state: what the page was where that is news, None while cooling down.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, state: PageState | None = None) -> None:
+        super().__init__(message)
+        self.state = state
 
 
 class LoginError(CrawlError):

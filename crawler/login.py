@@ -202,7 +202,7 @@ class QrLogin:
 
     def _wait_for_identity(self) -> None:
         if self._headless:
-            raise BlockedError(_BLOCKED[PageState.IDENTITY_CHECK])
+            raise BlockedError(_BLOCKED[PageState.IDENTITY_CHECK], PageState.IDENTITY_CHECK)
         self._tell(LoginStep.IDENTITY_CHECK)
         while self._state() is PageState.IDENTITY_CHECK:
             self._wait()
@@ -224,7 +224,7 @@ class QrLogin:
         if state is PageState.LOGIN_WALL and classify(snapshot, self._no_walls).blocked:
             state = classify(snapshot, self._no_walls)  # the login page itself asks or refuses
         if state.blocked and state is not PageState.IDENTITY_CHECK:
-            raise BlockedError(_BLOCKED[state])
+            raise BlockedError(_BLOCKED[state], state)
         return state
 
     def _has_cookies(self) -> bool:

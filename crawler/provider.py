@@ -106,9 +106,7 @@ class PictureProvider:
         starting = self._clock.monotonic() - self._started < GRACE_S
         return starting or crawler_at_work(self._cache.root)
 
-    def _look(
-        self, query: str, n: int, unanswered: Mapping[str, str]
-    ) -> Mapping[int, Path] | Miss | None:
+    def _look(self, query: str, n: int, unanswered: Mapping[str, str]) -> Mapping[int, Path] | Miss | None:
         """The final answer for a query, if there is one yet."""
         query = query.strip()  # as the crawl does
         pictures = self._cache.pictures(query)

@@ -13,6 +13,7 @@ from run_scripts.crawl_flags import add_browser_flags
 
 if TYPE_CHECKING:
     from crawler.browser import BrowserOptions
+    from crawler.policy import Policy
     from crawler.profile import Profile
 
 EXIT_OK, EXIT_LOGGED_OUT = 0, 4
@@ -75,16 +76,33 @@ def _options(args: argparse.Namespace, state_dir: Path) -> BrowserOptions:
 
 def _log_in(args: argparse.Namespace, profile: Profile, state_dir: Path) -> int:
     from crawler.browser import Browser
+    from crawler.errors import BlockedError
     from crawler.login import QrLogin
     from run_scripts.crawl_source import login_ui
 
     with contextlib.ExitStack() as stack:
         ui = login_ui(args, stack, ())
         browser = stack.enter_context(Browser(_options(args, state_dir)))
-        nick = QrLogin(browser, profile, ui, keep=args.keep_login).ensure()
+        try:
+            nick = QrLogin(browser, profile, ui, keep=args.keep_login).ensure()
+        except BlockedError as error:
+            if error.state is not None:  # the next crawl must know
+                raise _policy(profile, state_dir).blocked(error.state) from None
+            raise
     place = "only as long as that browser runs" if args.remote_url else f"kept in {state_dir}"
     sys.stdout.write(f"logged in to {profile.name}{nick and f' as {nick}'}, {place}\n")
     return EXIT_OK
+
+
+def _policy(profile: Profile, state_dir: Path) -> Policy:
+    import random
+
+    from crawler.clock import SystemClock
+    from crawler.policy import Policy
+    from crawler.state import private_folder
+
+    path = private_folder(state_dir) / "state.json"
+    return Policy(path, profile.pace, SystemClock(), random.Random())
 
 
 def _check(profile: Profile, state_dir: Path) -> int:

@@ -57,6 +57,7 @@ class FakeSource:
         self.searches: list[tuple[float, str]] = []
         self.fetches: list[tuple[float, str]] = []
         self.log: list[str] = []
+        self.refuse_login: Exception | None = None
         self.on_fetch: Callable[[Candidate, str], Picture | Refused] | None = None
 
     def open(self) -> None:
@@ -64,6 +65,8 @@ class FakeSource:
 
     def ensure_session(self) -> None:
         self.log.append("login")
+        if self.refuse_login is not None:
+            raise self.refuse_login
 
     def search(self, query: str, limit: int) -> SearchResult:
         self.searches.append((self.clock.now(), query))

@@ -178,6 +178,17 @@ def test_a_block_stops_everything_at_once(tmp_path: Path, state: PageState) -> N
     assert Run(tmp_path, clock=clock, resume=True)("一", "二") == {"一": Outcome.CACHED, "二": Outcome.OK}
 
 
+def test_a_block_at_the_login_is_a_block(tmp_path: Path) -> None:
+    clock = FakeClock()
+    run = Run(tmp_path, clock=clock)
+    run.source.refuse_login = BlockedError("captcha", PageState.CAPTCHA)
+    with pytest.raises(BlockedError, match="30 min"):
+        run("一")
+    assert run.source.searches == [] and run.source.log == ["open", "login", "dump captcha", "close"]
+    with pytest.raises(BlockedError, match="no requests before"):
+        Run(tmp_path, clock=clock)("一")
+
+
 def test_an_expired_session_is_renewed_once_in_ten_minutes(tmp_path: Path) -> None:
     run = Run(tmp_path, [page(PageState.LOGIN_WALL)])
     assert run("连衣裙") == {"连衣裙": Outcome.OK}

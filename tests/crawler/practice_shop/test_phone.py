@@ -111,14 +111,15 @@ def test_the_phone_waits_for_a_code_that_is_still_good(
     assert "unb" in visitor.cookies(shop.search_origin)
 
 
-def test_the_phone_gives_up(tmp_path: Path, phone: Phone, visitor: Visitor) -> None:
+def test_the_phone_gives_up(tmp_path: Path, shop: PracticeShop, phone: Phone, visitor: Visitor) -> None:
     with pytest.raises(CrawlError, match=r"barcode.jpg: nothing to scan within 0.1 s \(no qr code\)"):
         phone.answer_file(tmp_path / "barcode.jpg", timeout_s=0.1)
     _, stale = visitor.new_code()
     visitor.new_code()
     save_code(stale, tmp_path / "barcode.jpg")
     with pytest.raises(CrawlError, match=r"\(expired\)"):
-        phone.answer_file(tmp_path / "barcode.jpg", timeout_s=0.5)
+        phone.answer_file(tmp_path / "barcode.jpg", timeout_s=1)
+    assert len(shop.log("scan")) == 1, "the same code is not scanned twice"
     with (
         pytest.raises(CrawlError, match=r"no practice shop at http://127\.0\.0\.1:1 "),
         Phone("http://127.0.0.1:1") as lost,

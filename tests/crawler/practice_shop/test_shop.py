@@ -197,13 +197,13 @@ def test_a_request_that_never_got_an_answer_is_in_the_log(shop: PracticeShop) ->
 
 
 def test_what_hung_before_a_reset_does_not_come_back(tmp_path: Path) -> None:
+    def wait(client: httpx.Client, origin: str) -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            client.get(origin + picture_path("连衣裙", 1, "hang"))
+
     path = tmp_path / "visits.jsonl"
     with PracticeShop(log=path) as shop, httpx.Client(trust_env=False, timeout=SOON) as client:
-        hanging = threading.Thread(
-            target=lambda: pytest.raises(
-                httpx.ReadTimeout, client.get, shop.image_origin + picture_path("连衣裙", 1, "hang")
-            )
-        )
+        hanging = threading.Thread(target=wait, args=(client, shop.image_origin))
         hanging.start()
         eventually(shop.log)
         shop.reset()
