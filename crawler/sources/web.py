@@ -101,6 +101,12 @@ class WebSource:
         except UnicodeEncodeError:
             detail = f"not to be written in {self._profile.search.encoding}"
             return SearchResult(PageState.EMPTY, detail=detail)
+        try:
+            return self._search(query, url, limit)
+        except PageError as error:
+            return SearchResult(PageState.SERVER_ERROR, url=redact(url), detail=str(error))
+
+    def _search(self, query: str, url: str, limit: int) -> SearchResult:
         self._browser.single_window()
         loaded = self._browser.goto(url)
         wait_s = self._profile.search.wait_s if loaded else min(SETTLE_S, self._profile.search.wait_s)

@@ -12,7 +12,9 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,6 +23,8 @@ from PIL import Image
 
 from cache.picture_cache import PictureCache
 from crawler.practice_shop import PracticeShop, ShopSettings
+from crawler.practice_shop.phone import Phone
+from crawler.qr import decode_qr
 from tests.e2e.crawl_run import queries, wrong_pictures
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -55,6 +59,32 @@ def start(shop: PracticeShop, folder: Path, asked: Path) -> subprocess.Popen[byt
     log = (folder / "crawl.log").open("ab")
     with log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+
+@contextlib.contextmanager
+def phone(shop: PracticeShop, folder: Path) -> Iterator[None]:
+    """Scans every code that is saved below `folder`, as a person beside the machine would."""
+    done = threading.Event()
+    client = Phone(shop.search_origin)
+
+    def watch() -> None:
+        seen = set()
+        while not done.wait(0.1):
+            payload = None
+            with contextlib.suppress(OSError):
+                payload = decode_qr((folder / "barcode_0.jpg").read_bytes())
+            if payload and payload not in seen:
+                seen.add(payload)
+                client.scan(payload)
+                client.confirm(payload)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def ours(folder: Path) -> dict[str, list[psutil.Process]]:
@@ -101,7 +131,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     asked = queries(3 * KILLS)
     (tmp_path / "queries.txt").write_text("\n".join(asked), encoding="utf-8")
     kept: dict[str, bytes] = {}
-    with PracticeShop(ShopSettings()) as shop:
+    with PracticeShop(ShopSettings(login="required")) as shop, phone(shop, tmp_path):
         for number in range(KILLS):
             crawler = start(shop, tmp_path, tmp_path / "queries.txt")
             seen = len(shop.log("search"))
