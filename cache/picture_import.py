@@ -109,13 +109,10 @@ class _Archive:
     def _members(self) -> dict[str, tarfile.TarInfo]:
         """All of them, by name. Raises CacheError for one that has no place here."""
         members: dict[str, tarfile.TarInfo] = {}
-        last = -1
         for member in self._tar:
-            # Older tarfile modules read on for ever after a negative size.
-            if member.offset <= last or len(members) > MAX_FILES:
-                raise CacheError(f"{self.path}: too many members, or in no order")
-            last = member.offset
-            self._check(member)
+            if len(members) > MAX_FILES:
+                raise CacheError(f"{self.path}: more than {MAX_FILES:,} files")
+            self._check(member)  # a negative size too, after which older tarfile modules read on for ever
             if member.name in members:
                 raise CacheError(f"{self.path}: {member.name[:300]!r} is there twice")
             members[member.name] = member

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from crawler.profile import Pace, Profile
     from crawler.source import ImageSource
 
+MAX_GAP_S = 3600.0
 CONSENT_FILE = "rules-accepted"
 RULES = """\
 Crawling {site} happens under your own login and is your own decision. Shops commonly ask robots to stay
@@ -114,8 +115,8 @@ def slowed(pace: Pace, min_gap: float | None) -> Pace:
     """The profile's pace, or a slower one. Raises InputError if it would be faster."""
     if min_gap is None:
         return pace
-    if min_gap < pace.gap_s:
-        raise InputError(f"--min-gap: {min_gap:g} s is below the site's least pace of {pace.gap_s:g} s")
+    if not pace.gap_s <= min_gap <= MAX_GAP_S:
+        raise InputError(f"--min-gap: must be {pace.gap_s:g} (the site's least pace) to {MAX_GAP_S:g} s")
     return pace.model_copy(update={"gap_s": min_gap})
 
 

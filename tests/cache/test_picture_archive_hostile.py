@@ -171,7 +171,7 @@ def test_members_that_are_too_large(tmp_path: Path, name: str, size: int) -> Non
 
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cache.picture_import.MAX_FILES", 1)
-    refused(build(tmp_path / "x.tar", GOOD), "too many members")
+    refused(build(tmp_path / "x.tar", GOOD), "more than 1 files")
 
 
 def test_a_member_that_is_there_twice(tmp_path: Path) -> None:
@@ -296,4 +296,14 @@ def test_changed_bytes_are_damage(tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes().replace(jpeg("a")[2000:2100], bytes(100)))
     imported = import_archive(archive, tmp_path / "target", now=NOW)
     assert imported.refused == {"damaged": 1}
+    files = {
+        "valid/红/1.jpg": jpeg("a"),
+        "valid/蓝/1.jpg": jpeg("b"),
+        "valid/蓝/meta.json": sidecar("蓝", "b"),
+    }
+    digests = dict.fromkeys(files, "0" * 64) | {"valid/蓝/1.jpg": digest(jpeg("b"))}
+    manifest = {"version": 1, "splits": {"valid": count(list(files))}, "files": digests}
+    archive = build(tmp_path / "y.tar", files, manifest=manifest)
+    imported = import_archive(archive, tmp_path / "target", now=NOW)
+    assert imported.refused == {"damaged": 1, "broken sidecar": 1}
     assert not list((tmp_path / "target").rglob("*.jpg"))

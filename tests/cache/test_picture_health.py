@@ -166,6 +166,14 @@ def test_what_may_still_be_at_work_is_left_alone(cache: PictureCache) -> None:
     assert len(found(cache)) == 4
 
 
+def test_a_broken_sidecar_stays(cache: PictureCache) -> None:
+    folder = legacy(cache.root, "broken")
+    (folder / "meta.json").write_text("{")
+    (folder / "0_1.jpg").write_bytes(jpeg("card"))
+    assert [problem.kind for problem in prune(cache, now=later()).removed] == [Kind.SENTINEL]
+    assert [path.name for path in folder.iterdir()] == ["meta.json"]
+
+
 @pytest.mark.parametrize("days", [0, 5, 20])
 def test_prune_by_age(cache: PictureCache, days: int) -> None:
     now = time.time()

@@ -188,3 +188,14 @@ def test_the_reference_may_fetch_anew_what_we_lost(cache: PictureCache) -> None:
     reference_write(cache.root, "红", [jpeg("theirs")], FLAT)
     assert cache.get("红", 1) is None
     assert put(cache, "红") == content(cache, "红")
+
+
+def test_adopted_pictures_are_watched_like_legacy_ones(cache: PictureCache) -> None:
+    """With an entry in the sidecar, but of unknown origin: a copy of a placeholder may yet be found out."""
+    data = encoded(card())
+    cache.adopt("红", 1, data)
+    assert content(cache, "红") == data and cache.provenance("红", 1) is None
+    knowing = PictureCache(cache.root, placeholders=[str(look(card()))])
+    assert knowing.get("红", 1) is None
+    (cache.root / "红" / "1.jpg").write_bytes(jpeg("x"))
+    assert cache.get("红", 1) is None

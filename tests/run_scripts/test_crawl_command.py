@@ -1,0 +1,180 @@
+"""`cnclip crawl` from the command line: queries, consent, exit codes, and a learner's provider on top."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cache.picture_cache import PictureCache
+from cnclip.errors import InputError
+from crawler.profile import Pace
+from crawler.provider import CrawlerProcess, Miss, PictureProvider
+from run_scripts.cli import main
+from run_scripts.crawl_queries import read_queries
+from run_scripts.crawl_source import slowed
+from tests.crawler.fakes import jpeg
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with pictures of 红裙 (two) and 番茄."""
+    folder = tmp_path / "pictures"
+    for number, name in enumerate(("红裙/a.jpg", "红裙/b.jpg", "番茄/c.jpg")):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(number * 90))
+    return folder
+
+
+def crawl(tmp_path: Path, *more: str) -> int:
+    common = [
+        "--source",
+        "folder",
+        "--folder",
+        str(tmp_path / "pictures"),
+        "--state-dir",
+        str(tmp_path / "state"),
+    ]
+    return main(["crawl", *common, "--out", str(tmp_path / "valid"), *more])
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.usefixtures("pictures")
+def test_from_a_folder_into_the_cache(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = write(tmp_path / "q.txt", "红裙\n\n番茄\n红裙\n")
+    assert crawl(tmp_path, "--queries", asked, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "queries": {"ok": 2}, "new_pictures": 2, "refused": {}, "searches": 2, "stopped": None,
+    }  # fmt: skip
+    with Image.open(tmp_path / "valid/红裙/1.jpg") as image:
+        assert image.size == (224, 224)
+    assert (tmp_path / "mark_log/mark.txt").read_text(encoding="utf-8") == "红裙: 1\n番茄: 1\n"
+    assert crawl(tmp_path, "--queries", asked, "-n", "2") == 2  # 番茄 has one picture only
+    out = capsys.readouterr().out
+    assert "no_good_picture" in out and "1 new pictures" in out
+    assert PictureCache(tmp_path / "valid").pictures("红裙").keys() == {1, 2}
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_query_without_pictures_is_answered_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert crawl(tmp_path, "--queries", write(tmp_path / "q.txt", "没有的"), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["queries"] == {"empty": 1}
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "--queries FILE and --out DIR are needed"),
+        (["--queries", "nowhere.txt"], "nowhere.txt: cannot be read: No such file"),
+        (["--queries", "q.txt", "-n", "0"], "-n: must be at least 1, not 0"),
+        (["--queries", "q.txt", "--max-queries", "0"], "--max-queries: must be at least 1"),
+        (["--queries", "q.txt", "--source", "tbk"], "CNCLIP_TBK_APP_KEY"),
+        (["--queries", "q.txt", "--querys", "x"], "no such flag: --querys (did you mean --queries?)"),
+        (["--queries", "q.txt", "--source", "ebay"], "invalid choice: 'ebay'"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "q.txt", "红裙")
+    try:
+        code = crawl(tmp_path, *flags)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    error = capsys.readouterr().err
+    assert code == 2 and words in error and error.strip().count("\n") == 0
+
+
+def test_a_real_site_needs_a_decision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))  # not a terminal: nobody is asked
+    asked = write(tmp_path / "q.txt", "红裙")
+    state = tmp_path / "state"
+    assert main(["crawl", "--queries", asked, "--out", str(tmp_path / "v"), "--state-dir", str(state)]) == 2
+    error = capsys.readouterr().err
+    assert "your own decision" in error and "--accept-site-rules is needed" in error
+    assert not state.exists() and not (tmp_path / "v").exists()
+
+
+def test_the_pace_can_only_be_slowed_down() -> None:
+    pace = Pace(gap_s=6)
+    assert slowed(pace, None) == pace and slowed(pace, 20).gap_s == 20
+    for gap in (5.9, 0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="--min-gap"):
+            slowed(pace, gap)
+
+
+def test_queries_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = '{"text_id": 1, "text": "红裙", "image_ids": []}\n{"query": "番茄"}\n\n{"query_text": "a/b"}\n'
+    assert read_queries(write(tmp_path / "q.jsonl", rows)) == ["红裙", "番茄", "a/b"]
+    assert read_queries(write(tmp_path / "q.txt", "\ufeff红裙\r\n 番茄 \r\n")) == ["红裙", "番茄"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO('红裙\n{"query": "a  b"}\n\n'))
+    assert list(read_queries("-")) == ["红裙", "a  b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("q.jsonl", b'{"query": "a"}\n{"query": 1}\n', r"q\.jsonl:2: field query"),
+        ("q.jsonl", b'{"query": "a"}\n\n{oops\n', r"q\.jsonl:3: not JSON"),
+        ("q.jsonl", b'["a"]\n', r"q\.jsonl:1: field query"),
+        ("q.txt", b"\xff\xfe", r"q\.txt: not UTF-8"),
+        ("q.txt", b"\n \n", r"q\.txt: no queries in it"),
+    ],
+)
+def test_broken_queries_name_their_line(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_queries(str(tmp_path / name))
+
+
+def test_a_learner_gets_pictures_as_they_come(tmp_path: Path, pictures: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "run_scripts.cli",
+        "crawl",
+        "--queries",
+        "-",
+        "-n",
+        "2",
+        "--source",
+        "folder",
+    ]
+    command += [
+        "--folder",
+        str(pictures),
+        "--out",
+        str(tmp_path / "valid"),
+        "--state-dir",
+        str(tmp_path / "state"),
+    ]
+    order = CrawlerProcess(command)
+    try:
+        provider = PictureProvider(PictureCache(tmp_path / "valid"), order)
+        found = provider.ensure(["番茄", "没有的", " 红裙 ", "！！"], 2, time.monotonic() + 60)
+        others = PictureProvider(PictureCache(tmp_path / "valid"))  # another rank
+        assert others.ensure(["红裙"], 2, time.monotonic() + 60)["红裙"] == found[" 红裙 "]
+    finally:
+        order.close()
+    assert found["没有的"] == Miss("empty") and found["！！"] == Miss("unusable_query")
+    assert not isinstance(found[" 红裙 "], Miss) and list(found[" 红裙 "]) == [1, 2]
+    assert not isinstance(found["番茄"], Miss) and list(found["番茄"]) == [1]
+    assert not order.alive
