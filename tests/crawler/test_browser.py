@@ -15,7 +15,7 @@ from crawler.errors import SettingsError
 from tests.crawler.browser_remote_end import RemoteEnd, remote_end
 from tests.crawler.browser_site import Site, closed_port, serving
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 TIMEOUT_S = 1.5
 

@@ -14,7 +14,7 @@ from crawler.types import PageState
 from tests.crawler.pages_driver import QUERY, PagesBrowser, pages  # noqa: F401 - a fixture
 from tests.crawler.snapshot_builders import HARD_QUERIES
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 S = PageState
 BOTH_2025 = ["2801", "2802"]
 # page: state, layout, items

@@ -11,7 +11,7 @@ from crawler.types import PageState
 from tests.crawler.pages_driver import QUERY, PagesBrowser, local_profile, pages  # noqa: F401 - a fixture
 from tests.crawler.test_web_source import items, make
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 S = PageState
 
 

@@ -21,7 +21,7 @@ from crawler.types import Outcome
 from tests.e2e.crawl_run import QUICK, crawl, queries, wrong_pictures
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-COUNT = int(os.environ.get("CNCLIP_CRAWL_QUERIES", "12"))
+COUNT = int(os.environ.get("CNCLIP_CRAWL_QUERIES", "6"))
 ALL_FORMS = (
     "suffix",
     "plain",

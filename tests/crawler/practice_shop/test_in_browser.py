@@ -19,7 +19,7 @@ from crawler.practice_shop import Phone, PracticeShop, ShopSettings, label_of, r
 from tests.crawler.practice_shop.visitor import eventually
 from tests.e2e.browser import Page, chromium
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CARDS = 7
 LOADED = """return [...document.querySelectorAll('#root a img')].filter(
