@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 TEMPORARY_PREFIX = ".tmp-"
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write `path` by temporary file, sync and rename; on disk when it returns. Raises OSError.
+@contextlib.contextmanager
+def open_durably(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file that is synced and renamed to `path` where the block ends well, else removed; on disk
+    when it returns. Raises OSError.
 
     What a kill leaves behind begins with TEMPORARY_PREFIX.
     """
@@ -19,7 +23,7 @@ def write_durably(path: Path, data: bytes) -> None:
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp makes it private; these files are copied and shared
@@ -28,10 +32,17 @@ def write_durably(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def write_durably(path: Path, data: bytes) -> None:
+    """Write `path` as `open_durably` does. Raises OSError."""
+    with open_durably(path) as file:
+        file.write(data)
+
+
+def sync_directory(path: Path) -> None:
+    """Put the names in the directory `path` on disk. Raises OSError."""
     if os.name != "posix":  # Windows cannot open a directory
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -14,22 +14,19 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import tarfile
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from cache.errors import CacheError
-from cache.files import TEMPORARY_PREFIX
-from cache.files import _sync_directory as sync_directory
+from cache.files import open_durably
 from cache.names import is_safe_name
 from cache.picture_cache import PictureCache
 from cache.picture_folder import Folder, State, folders
+from cache.picture_locks import writing
 from cache.picture_meta import META_NAME, Meta, Stored, dump_meta
 
 VERSION = 1
@@ -72,7 +69,8 @@ def export_archive(
     work = [(name, folder) for name in sorted(by_name) for folder in folders(by_name[name].root)]
     exported = Exported({name: Counter(queries=0, pictures=0, misses=0) for name in sorted(by_name)})
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_complete_or_absent(out))
+        stack.enter_context(writing(out))
+        file = stack.enter_context(open_durably(out))
         writer = _Writer(stack.enter_context(tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT)))
         for done, (split, folder) in enumerate(work):
             _export_folder(writer, by_name[split], split, folder, exported)
@@ -149,25 +147,3 @@ class _Writer:
         member = tarfile.TarInfo(name)  # time 0, no owner
         member.size, member.mode = len(data), 0o644
         self._tar.addfile(member, io.BytesIO(data))
-
-
-@contextlib.contextmanager
-def _complete_or_absent(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of `path` when all went well, on disk. Raises CacheError."""
-    temporary: Path | None = None
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-        temporary = None
-        sync_directory(path.parent)
-    except OSError as error:
-        raise CacheError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

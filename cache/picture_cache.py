@@ -2,7 +2,8 @@
 them, with a sidecar that says whose they are and what they must be.
 
 A picture is complete or missing, whoever is killed when. Several processes may write; reading needs no lock.
-Reading never makes or changes a file.
+Reading never makes or changes a file. Several queries may have one plain folder name, so a plain folder whose
+sidecar cannot be used is nobody's: it is neither read nor written. A hashed folder is its query's own.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cache.errors import CacheError
-from cache.files import _sync_directory as sync_directory
-from cache.files import write_durably
+from cache.files import sync_directory, write_durably
 from cache.names import canonical, directory_name, hashed_name, plain_name
 from cache.picture_content import Look, own_problem, placeholder_look
 from cache.picture_folder import Folder, FolderNames, Picture, State, folders, is_fresh
@@ -42,8 +42,8 @@ _ATTEMPTS = 5  # to read a folder that a writer is changing
 
 @dataclass(frozen=True)
 class Entry:
-    """One folder, as `PictureCache.queries` lists it. query: None where no sidecar says whose it is. numbers:
-    of the pictures that have a file, good or not. problem: what is wrong with its sidecar."""
+    """One folder, as `PictureCache.queries` lists it. query: None where no usable sidecar says whose it is.
+    numbers: of the pictures that have a file, good or not. problem: what is wrong with its sidecar."""
 
     folder: Folder
     query: str | None
@@ -135,6 +135,7 @@ class PictureCache:
         """Store a picture, on disk when it returns; the query's miss is forgotten.
 
         Raises:
+            ForeignSidecarError: the query's hashed folder has a sidecar that must be left alone.
             CacheError: not a 224 x 224 RGB JPEG, a bad number, or it cannot be written.
         """
         if problem := own_problem(jpeg):
@@ -187,16 +188,20 @@ class PictureCache:
     # How
 
     def _locate(self, query: str) -> tuple[Folder | None, Meta | None]:
-        """The query's own folder and its sidecar; else one that may be read for it, and None."""
+        """The query's own folder and its sidecar; else one that may be read for it, and None: the plain one
+        without sidecar, or the hashed one without a usable sidecar, as it can be no other query's."""
         query = canonical(query)
+        hashed = hashed_name(query)
         unclaimed: Folder | None = None
-        for name in dict.fromkeys((directory_name(query), hashed_name(query))):
+        for name in dict.fromkeys((directory_name(query), hashed)):
             folder = Folder(self.root / name, self.root)
             if not folder.exists():
                 continue
             try:
                 meta = folder.meta()
             except CacheError:
+                if name != hashed:
+                    continue  # nobody knows whose pictures those are
                 meta = None
             if meta is not None and meta.query == query:
                 return folder, meta
@@ -241,27 +246,18 @@ class PictureCache:
 
     def _claim(self, query: str) -> tuple[Folder, Meta]:
         """The query's own folder, made or taken over if need be, and its sidecar, to be written next.
-        The lock is held."""
+        The lock is held. Raises ForeignSidecarError."""
         for _ in range(_ATTEMPTS):
             folder, meta = self._locate(query)
-            if folder is not None and meta is not None:
-                return folder, meta
-            try:
-                folder = self._make(query) if folder is None else self._take_over(folder)
-            except FileExistsError:
-                continue  # another tool was quicker; its folder is looked at
-            return folder, Meta(canonical(query))
+            if folder is None:
+                try:
+                    folder = self._make(query)
+                except FileExistsError:
+                    continue  # another tool was quicker; its folder is looked at
+            elif meta is None:
+                _refuse_foreign(folder)
+            return folder, meta or Meta(canonical(query))
         raise CacheError(f"{self.root}: no folder can be made for {query[:80]!r}")
-
-    def _take_over(self, folder: Folder) -> Folder:
-        """A folder that is nobody's yet."""
-        try:
-            folder.meta()
-        except ForeignSidecarError:
-            raise
-        except CacheError as error:
-            logger.warning("%s; a new one is written", error)
-        return folder
 
     def _make(self, query: str) -> Folder:
         """A new folder, on disk."""
@@ -276,3 +272,13 @@ class PictureCache:
         """The name that a new folder of the query gets."""
         plain = plain_name(query)
         return plain if plain is not None and not self._names.clashes(plain) else hashed_name(query)
+
+
+def _refuse_foreign(folder: Folder) -> None:
+    """Raises ForeignSidecarError; any other sidecar may be written anew."""
+    try:
+        folder.meta()
+    except ForeignSidecarError:
+        raise
+    except CacheError as error:
+        logger.warning("%s; a new one is written", error)

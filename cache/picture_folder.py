@@ -93,11 +93,11 @@ class Folder:
         """The sidecar; None if there is none. Raises CacheError for a broken one, naming file and field."""
         path = self.path / META_NAME
         data = self.read(META_NAME, MAX_META_BYTES)
-        if data is None:
-            if os.path.lexists(path):
+        if data is None and os.path.lexists(path):
+            data = self.read(META_NAME, MAX_META_BYTES)  # it may have come this moment
+            if data is None:
                 raise ForeignSidecarError(f"{path}: cannot be read, or is not a file of this cache")
-            return None
-        return parse_meta(path, data)
+        return None if data is None else parse_meta(path, data)
 
     def numbers(self) -> list[int]:
         """Pictures that have a file, good or not, ascending."""

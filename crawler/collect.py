@@ -27,6 +27,11 @@ class Found:
     stored: list[int] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def site_failed(self) -> bool:
+        """Whether nothing came of it, and that says nothing about the pictures."""
+        return not self.stored and all(Refusal(reason).of_transport for reason in self.refused)
+
 
 class Collector:
     """Fetches candidates in order, one at a time, until all wanted pictures are stored."""
@@ -37,7 +42,7 @@ class Collector:
     def collect(
         self, query: str, candidates: Iterable[Candidate], missing: Sequence[int], layout: str = ""
     ) -> Found:
-        """Store the first good pictures under the `missing` numbers of `query`; its lock must be held.
+        """Store the first good pictures under the `missing` numbers of `query`.
 
         A picture that this query has already (same bytes, or the same to look at) is a duplicate.
         """
@@ -48,7 +53,9 @@ class Collector:
             if not numbers:
                 break
             picture = self._fetch(candidate, known, found.refused)
-            if picture is None:
+            if picture is Refusal.THROTTLED:
+                break  # the host wants no more requests now
+            if not isinstance(picture, Picture):
                 continue
             number = numbers.pop(0)
             self._cache.put(query, number, picture.jpeg, self._provenance(candidate, picture, layout))
@@ -63,12 +70,13 @@ class Collector:
 
     def _fetch(
         self, candidate: Candidate, known: Sequence[tuple[str, int]], refused: Counter[str]
-    ) -> Picture | None:
-        """The candidate's picture if it is good and new; another size of it where that may help."""
+    ) -> Picture | Refusal | None:
+        """The candidate's picture if it is good and new, else why not; another size where that may help."""
         for url in candidate.image_urls:
             got = self._fetch_paced(candidate, url)
-            if isinstance(got, Refused) and got.reason in _WORTH_A_RETRY:
-                self._clock.sleep(min(got.retry_after or 0.0, MAX_RETRY_AFTER_S))
+            wait = got.retry_after or 0.0 if isinstance(got, Refused) else 0.0
+            if isinstance(got, Refused) and got.reason in _WORTH_A_RETRY and wait <= MAX_RETRY_AFTER_S:
+                self._clock.sleep(wait)
                 got = self._fetch_paced(candidate, url)
             if isinstance(got, Picture):
                 if not any(is_duplicate((got.sha256, got.dhash), other) for other in known):
@@ -76,7 +84,7 @@ class Collector:
                 got = Refused(Refusal.DUPLICATE, url)
             refused[got.reason.value] += 1
             if got.reason not in _WORTH_THE_OTHER_SIZE:
-                return None
+                return got.reason
         return None
 
     def _fetch_paced(self, candidate: Candidate, url: str) -> Picture | Refused:

@@ -39,6 +39,7 @@ __all__ = ["LoginEvent", "LoginStep", "LoginUI", "QrLogin", "masked"]
 
 logger = logging.getLogger(__name__)
 
+PROBE_TRIES = 2
 TRIES = 2  # logins that turn out not to hold
 PROBE_S = 2.0  # the probe page must stay: some send visitors away by script
 # Without a redirect after the login page was left, with the login's cookies in sight and without.
@@ -100,8 +101,13 @@ class QrLogin:
 
     def logged_in(self) -> bool:
         """Ask the probe page. Raises BlockedError, BrowserError."""
-        self._browser.single_window()
-        self._browser.goto(self._login.probe_url)
+        for attempt in range(PROBE_TRIES):
+            if attempt:
+                self._clock.sleep(self._profile.pace.retry_s)
+            self._browser.single_window()
+            self._browser.goto(self._login.probe_url)
+            if self._state() is not PageState.SERVER_ERROR:  # a hiccup of the site is no reason to log in
+                break
         opened = self._clock.monotonic()
         while True:
             state = self._state()

@@ -6,8 +6,10 @@ outlive a run (the last search, a block) is in one small file per site and accou
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -62,12 +64,17 @@ class Policy:
         self._last_search = self._last_picture = -1e9  # monotonic
         self._failures = 0
 
-    def check(self) -> None:
-        """Raise BlockedError while cooling down, and after that until the user says `resume`."""
+    def check(self, *, login: bool = False) -> None:
+        """Raise BlockedError while cooling down, and after that until the user says `resume`.
+
+        login: it is for a human's login, which is the cure where the site asked a question.
+        """
         state = self._state
         if not state.blocked_by:
             return
         reason = PageState(state.blocked_by)
+        if login and reason in (PageState.CAPTCHA, PageState.IDENTITY_CHECK):
+            return
         left = state.blocked_until - self._clock.now()
         if left > 0:
             until = datetime.fromtimestamp(state.blocked_until).strftime("%Y-%m-%d %H:%M")
@@ -141,6 +148,21 @@ class Policy:
             f"stopped: {_ADVICE[state]}. Nothing more is asked for {max(1, round(cooldown / 60))} min; "
             "then go on with --resume"
         )
+
+    @contextlib.contextmanager
+    def remembering_blocks(self) -> Iterator[None]:
+        """A block that is met inside counts. Raises BlockedError."""
+        try:
+            yield
+        except BlockedError as error:
+            if error.state is None:
+                raise
+            raise self.blocked(error.state) from None
+
+    def answered(self) -> None:
+        """A human answered the question that the site had: go on."""
+        self._state.blocked_by = ""
+        self._save()
 
     def _save(self) -> None:
         write_durably(self.path, json.dumps(vars(self._state), indent=1).encode())

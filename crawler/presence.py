@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,7 +20,6 @@ from crawler.types import Outcome, QueryReport
 
 LOCK_FILE, STATUS_FILE = ".crawler.lock", ".crawler.json"
 LOCK_TIMEOUT_S = 5.0  # readers hold the lock for an instant when they look
-_LASTING = (Outcome.OK, Outcome.CACHED, Outcome.KNOWN_MISS, Outcome.EMPTY, Outcome.NO_GOOD_PICTURE)
 
 
 class Presence:
@@ -29,35 +27,37 @@ class Presence:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._lock = FileLock(root / LOCK_FILE)
         self._unanswered: dict[str, str] = {}
 
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[Presence]:
+    def __enter__(self) -> Presence:
         """Be the crawler of this cache. Raises CrawlError if there is one already."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / LOCK_FILE)
         try:
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=LOCK_TIMEOUT_S)
         except Timeout:
             raise CrawlError(f"{self.root}: another crawl is filling this cache; wait for it") from None
-        try:
-            self._write("")
-            yield self
-        finally:
-            lock.release()
+        except OSError as error:
+            raise CrawlError(f"{self.root}: cannot be written: {error.strerror or error}") from None
+        self._write("")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
     def report(self, report: QueryReport) -> None:
         """Tell readers about a query that the cache itself says nothing of."""
-        if report.outcome not in _LASTING:
+        if not (report.outcome.done or report.outcome.remembered) or report.outcome is Outcome.UNUSABLE_QUERY:
             self._unanswered[report.query] = report.outcome.value
             self._write("")
 
     def stopped(self, reason: str) -> None:
-        """Tell readers why there will be no more."""
-        self._write(reason)
+        """Tell readers why there will be no more, if that can be written."""
+        with contextlib.suppress(OSError):
+            self._write(reason)
 
     def _write(self, stopped: str) -> None:
-        content = {"pid": os.getpid(), "stopped": stopped, "unanswered": self._unanswered}
+        content = {"written": time.time(), "stopped": stopped, "unanswered": self._unanswered}
         write_durably(self.root / STATUS_FILE, json.dumps(content, ensure_ascii=False).encode())
 
 
@@ -73,10 +73,13 @@ def crawler_at_work(root: Path) -> bool:
         return False
 
 
-def read_status(root: Path) -> tuple[str, dict[str, str]]:
-    """(why the last crawler stopped or "", queries it passed without an entry in the cache: reason)."""
+def read_status(root: Path, since: float) -> tuple[str, dict[str, str]]:
+    """(why the crawler stopped or "", queries it passed without an entry in the cache: reason), if it wrote
+    that after `since` (seconds since 1970): what an earlier run left behind says nothing of this one."""
     try:
         content = json.loads((root / STATUS_FILE).read_text(encoding="utf-8"))
+        if float(content["written"]) < since:
+            return "", {}
         unanswered = {str(query): str(reason) for query, reason in content["unanswered"].items()}
         return str(content["stopped"]), unanswered
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

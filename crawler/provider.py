@@ -1,14 +1,15 @@
 """Pictures for a learner: asked for ahead of time, waited for no longer than a deadline.
 
-One crawler process fills the cache; every rank of a training only reads it. The process that crawls is
-started by the rank that has an `order` to give; the others look into the cache until the picture, a lasting
-miss, or the deadline comes.
+One crawler process fills the cache; every rank of a training only reads it. One rank starts the crawler and
+orders what all of them will need; the others look into the cache until the picture, a lasting miss, or the
+deadline comes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import subprocess
 import threading
@@ -24,6 +25,7 @@ from crawler.presence import crawler_at_work, read_status
 POLL_S = 0.2
 GRACE_S = 20.0  # a crawler that is being started has this long to show itself
 STOP_TIMEOUT_S = 20.0
+PARENT_VARIABLE = "CNCLIP_CRAWL_FOR"  # process that a crawl works for: it ends when that does
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Miss:
 class Order(Protocol):
     """Whoever can have queries crawled."""
 
-    def request(self, queries: Iterable[str]) -> None:
-        """Ask for these queries, in this order, behind those asked for before. Returns at once."""
+    def request(self, queries: Iterable[str], *, urgent: bool = False) -> None:
+        """Ask for these queries, in this order, behind those asked for before, or (urgent) before all others.
+        Returns at once."""
 
     @property
     def alive(self) -> bool:
@@ -64,15 +67,12 @@ class PictureProvider:
         self._cache, self._order, self._wait = cache, order, wait or order is not None
         self._clock = clock or SystemClock()
         self._asked: set[str] = set()
-        self._started = self._clock.monotonic()
+        self._urgent: set[str] = set()
+        self._since, self._waiting_since = self._clock.now(), -1.0
 
     def prefetch(self, queries: Iterable[str]) -> None:
         """Have queries crawled that will be needed; each is asked for once. Returns at once."""
-        if self._order is None:
-            return
-        fresh = [query for query in dict.fromkeys(map(str.strip, queries)) if query not in self._asked]
-        self._asked.update(fresh)
-        self._order.request(fresh)
+        self._request(self._asked, queries, urgent=False)
 
     def ensure(self, queries: Sequence[str], n: int, deadline: float) -> dict[str, Mapping[int, Path] | Miss]:
         """Pictures 1..n of each query, or why there is none.
@@ -84,11 +84,11 @@ class PictureProvider:
         Returns:
             query → {number: path of a good 224 x 224 picture}, never empty, or a Miss.
         """
-        self.prefetch(queries)
+        self._request(self._urgent, queries, urgent=True)
         found: dict[str, Mapping[int, Path] | Miss] = {}
         while True:
             at_work = self._wait and self._at_work()  # before looking: what it wrote last must be seen
-            stopped, unanswered = read_status(self._cache.root)
+            stopped, unanswered = read_status(self._cache.root, self._since)
             for query in queries:
                 if query not in found and (answer := self._look(query, n, unanswered)) is not None:
                     found[query] = answer
@@ -99,11 +99,21 @@ class PictureProvider:
         reason = "deadline" if at_work else (stopped or "not in the cache")
         return found | {query: self._cache_only(query, n, reason) for query in waiting}
 
+    def _request(self, asked: set[str], queries: Iterable[str], *, urgent: bool) -> None:
+        """Order what has not been `asked` for in this way, and is not there."""
+        if self._order is None:
+            return
+        fresh = [query for query in dict.fromkeys(map(str.strip, queries)) if query not in asked]
+        asked.update(fresh)
+        self._order.request(fresh, urgent=urgent)
+
     def _at_work(self) -> bool:
         """Whether more pictures may come."""
         if self._order is not None:
             return self._order.alive
-        starting = self._clock.monotonic() - self._started < GRACE_S
+        if self._waiting_since < 0:
+            self._waiting_since = self._clock.monotonic()
+        starting = self._clock.monotonic() - self._waiting_since < GRACE_S
         return starting or crawler_at_work(self._cache.root)
 
     def _look(self, query: str, n: int, unanswered: Mapping[str, str]) -> Mapping[int, Path] | Miss | None:
@@ -132,17 +142,22 @@ class CrawlerProcess:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, encoding="utf-8"
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
         )
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        # A pipe holds 64 kB and the crawler reads a line in ten seconds: nobody else should wait for that.
+        # A pipe holds 64 kB: nobody else should wait for the crawler to read it.
         self._feeder = threading.Thread(target=self._feed, name="crawler-feeder", daemon=True)
         self._feeder.start()
 
-    def request(self, queries: Iterable[str]) -> None:
-        """Have these queries crawled, in this order; returns at once."""
+    def request(self, queries: Iterable[str], *, urgent: bool = False) -> None:
+        """Have these queries crawled, in this order, `urgent` ones before all others; returns at once."""
         for query in queries:
-            self._queue.put(query)
+            self._queue.put(json.dumps({"query": query, "urgent": urgent}, ensure_ascii=False))
 
     @property
     def alive(self) -> bool:
@@ -165,6 +180,6 @@ class CrawlerProcess:
         pipe = self._process.stdin
         assert pipe is not None
         with contextlib.suppress(OSError), pipe:  # the crawler ended: `alive` says so
-            while (query := self._queue.get()) is not None:
-                pipe.write(json.dumps({"query": query}, ensure_ascii=False) + "\n")
+            while (line := self._queue.get()) is not None:
+                pipe.write(f"{line}\n")
                 pipe.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from crawler.types import Candidate, Picture, Refused, SearchResult
@@ -24,10 +25,14 @@ class ImageSource(Protocol):
     def search(self, query: str, limit: int) -> SearchResult:
         """Search once, giving up to `limit` candidates, best first. Raises BrowserError if it has to."""
 
+    def wait_for_human(self, query: str, limit: int) -> SearchResult | None:
+        """Leave a blocked page to the human who sees it, asking for nothing meanwhile, and search it once it
+        is answered; the last state if nobody answers. None: there is no human, or nothing they could do."""
+
     def fetch(self, candidate: Candidate, url: str) -> Picture | Refused:
         """Get one picture of a candidate and check it."""
 
-    def dump(self, folder: str, name: str) -> None:
+    def dump(self, folder: Path, name: str) -> None:
         """Write what the page is now (html, png, counts) below `folder`, without secrets; may do nothing."""
 
     def close(self) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from crawler.errors import SettingsError
+from filelock import FileLock, Timeout
+
+from crawler.errors import CrawlError, SettingsError
 
 
 def default_state_dir(profile_name: str) -> Path:
@@ -19,6 +23,30 @@ def default_state_dir(profile_name: str) -> Path:
     if not base.is_absolute():  # the XDG base directory specification: a relative path counts as unset
         base = Path.home() / ".local" / "state"
     return base / "cnclip" / profile_name
+
+
+class StateDir:
+    """What is kept of one account at one site: its browser profile and what the site said."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.browser = path / "browser"
+        self.site = path / "state.json"
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """One account, one crawl or login at a time. Raises CrawlError while another one uses it."""
+        lock = FileLock(private_folder(self.path) / "site.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise CrawlError(
+                f"{self.path}: another crawl or login uses this account; wait for its end"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def private_folder(path: Path) -> Path:

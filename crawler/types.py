@@ -38,7 +38,16 @@ class Outcome(str, Enum):
     UNKNOWN_LAYOUT = "unknown_layout"
     UNUSABLE_QUERY = "unusable_query"  # nothing to search for
     KNOWN_MISS = "known_miss"  # missed lately; asked again once the entry expires
-    NOT_REACHED = "not_reached"  # cap, deadline, or the crawl stopped before it
+
+    @property
+    def done(self) -> bool:
+        """Whether a rerun has nothing left to do for the query."""
+        return self in (Outcome.OK, Outcome.CACHED, Outcome.EMPTY, Outcome.UNUSABLE_QUERY)
+
+    @property
+    def remembered(self) -> bool:
+        """Whether it is a miss that the cache keeps until it expires."""
+        return self in (Outcome.EMPTY, Outcome.NO_GOOD_PICTURE, Outcome.LOAD_FAILED)
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,11 @@ class Refusal(str, Enum):
     FLAT = "near_constant"
     PLACEHOLDER = "placeholder"
     DUPLICATE = "duplicate"
+
+    @property
+    def of_transport(self) -> bool:
+        """Whether it says something about network and site, and nothing about the picture."""
+        return self in (Refusal.NETWORK, Refusal.TOO_SLOW, Refusal.THROTTLED, Refusal.STATUS)
 
 
 @dataclass(frozen=True)

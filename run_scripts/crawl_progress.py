@@ -21,7 +21,6 @@ MEANING = {
     "unknown_layout": "the page is not as the profile describes",
     "unusable_query": "nothing to search for",
     "known_miss": "missed lately; --retry-misses asks again",
-    "not_reached": "left for the next run",
 }
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cnclip.errors import InputError
+from crawler.provider import PARENT_VARIABLE
 
+PARENT_POLL_S = 1.0
 FIELDS = ("query", "text", "query_text")
 
 
@@ -44,9 +49,51 @@ def read_queries(source: str) -> Iterable[str]:
 
 
 def _from_stream(lines: Iterable[str]) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _row(f"standard input:{number}", line) if line.startswith("{") else line.strip()
+    """Queries as they come; an `urgent` one goes before all that were read and not yet given."""
+    waiting: deque[str | InputError | None] = deque()
+    arrived = threading.Condition()
+
+    def read() -> None:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            item: str | InputError
+            try:
+                item, urgent = _live(f"standard input:{number}", line)
+            except InputError as error:
+                item, urgent = error, False
+            with arrived:
+                (waiting.appendleft if urgent else waiting.append)(item)
+                arrived.notify()
+        with arrived:
+            waiting.append(None)
+            arrived.notify()
+
+    threading.Thread(target=read, name="queries", daemon=True).start()
+    while True:
+        with arrived:
+            while not waiting:
+                arrived.wait(PARENT_POLL_S)
+                if _orphaned():
+                    return
+            item = waiting.popleft()
+        if item is None or _orphaned():
+            return
+        if isinstance(item, InputError):
+            raise item
+        yield item
+
+
+def _live(place: str, line: str) -> tuple[str, bool]:
+    if not line.startswith("{"):
+        return line.strip(), False
+    return _row(place, line), bool(json.loads(line).get("urgent"))
+
+
+def _orphaned() -> bool:
+    """Whether the process that this crawl works for has ended."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    return parent is not None and parent != str(os.getppid())
 
 
 def _row(place: str, line: str) -> str:

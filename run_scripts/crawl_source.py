@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from cache.files import write_durably
 from cnclip.errors import InputError
 
 if TYPE_CHECKING:
     from crawler.login_ui import LoginUI
+    from crawler.policy import Policy
     from crawler.profile import Pace, Profile
     from crawler.source import ImageSource
+    from crawler.state import StateDir
 
 MAX_GAP_S = 3600.0
 CONSENT_FILE = "rules-accepted"
@@ -33,11 +39,18 @@ stops when the site says no. docs/crawler.md has the details, and other ways to 
 
 @dataclass(frozen=True)
 class Place:
-    """A source, the pace it allows, and where its state is kept."""
+    """A source, the pace it allows, and what is kept of the account there (in use by nobody else)."""
 
     source: ImageSource
     pace: Pace
-    state_dir: Path
+    state: StateDir
+
+    def policy(self, *, resume: bool) -> Policy:
+        """When it may be asked. resume: the user has looked at a block and wants to go on."""
+        from crawler.clock import SystemClock
+        from crawler.policy import Policy
+
+        return Policy(self.state.site, self.pace, SystemClock(), random.Random(), resume=resume)
 
 
 def open_place(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
@@ -46,22 +59,36 @@ def open_place(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
     Raises:
         InputError, SettingsError: flags, keys or profiles that do not go together.
     """
-    from crawler.profile import Pace
-    from crawler.state import default_state_dir
-
-    state_dir = args.state_dir or default_state_dir(args.source)
     if args.source == "folder":
-        from crawler.sources.folder import FolderSource
+        place = _folder(args, stack)
+    elif args.source == "tbk":
+        place = _tbk(args)
+    else:
+        place = _website(args, stack)
+    stack.enter_context(place.state.in_use())
+    return place
 
-        if args.folder is None:
-            raise InputError("--source folder: --folder PATH is needed (a folder of pictures or a manifest)")
-        free = Pace(gap_s=0, jitter_s=0, picture_gap_s=0, max_queries=1_000_000_000)
-        return Place(FolderSource(args.folder), free, state_dir)
-    if args.source == "tbk":
-        from crawler.sources.tbk import tbk_from_environment
 
-        return Place(tbk_from_environment(), slowed(Pace(gap_s=1, jitter_s=0.5), args.min_gap), state_dir)
-    return _website(args, stack)
+def _folder(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
+    """Nobody's rules: any speed, and nothing to remember."""
+    from crawler.profile import Pace
+    from crawler.sources.folder import FolderSource
+    from crawler.state import StateDir
+
+    if args.folder is None:
+        raise InputError("--source folder: --folder PATH is needed (a folder of pictures or a manifest)")
+    free = Pace(gap_s=0, jitter_s=0, picture_gap_s=0, retry_s=0, max_queries=10**9, breaker=10**9)
+    nothing = stack.enter_context(tempfile.TemporaryDirectory(prefix="cnclip-folder-"))
+    return Place(FolderSource(args.folder), free, StateDir(Path(nothing)))
+
+
+def _tbk(args: argparse.Namespace) -> Place:
+    from crawler.profile import Pace
+    from crawler.sources.tbk import tbk_from_environment
+    from crawler.state import StateDir, default_state_dir
+
+    pace = slowed(Pace(gap_s=1, jitter_s=0.5), args.min_gap)
+    return Place(tbk_from_environment(), pace, StateDir(args.state_dir or default_state_dir("tbk")))
 
 
 def _website(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
@@ -71,7 +98,7 @@ def _website(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
     from crawler.login_events import to_stderr
     from crawler.pictures import PictureFetcher
     from crawler.sources.web import WebSource
-    from crawler.state import default_state_dir
+    from crawler.state import StateDir, default_state_dir
     from run_scripts.crawl_profile import resolve_profile
 
     phone: list[LoginUI] = []
@@ -82,11 +109,12 @@ def _website(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
         args.shop_url, args.state_dir = started.url, args.state_dir or started.state_dir
         phone = [started.phone]
     profile = resolve_profile(args.source, args.profile, args.shop_url)
-    state_dir = args.state_dir or default_state_dir(profile.name)
-    if not is_practice(profile):
-        _ask_consent(profile, state_dir, accepted=args.accept_site_rules)
+    state = StateDir(args.state_dir or default_state_dir(profile.name))
+    if not is_local(profile):
+        check_polite(profile)
+        _ask_consent(profile, state.path, accepted=args.accept_site_rules)
     options = BrowserOptions(
-        profile_dir=None if args.remote_url else state_dir / "browser",
+        profile_dir=None if args.remote_url else state.browser,
         headless=has_no_display() if args.headless is None else args.headless,
         remote_url=args.remote_url,
     )
@@ -103,12 +131,37 @@ def _website(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
     )
     call_human = None if options.headless or args.remote_url else to_stderr
     source = WebSource(profile, browser, log_in, fetcher, call_human=call_human)
-    return Place(source, slowed(profile.pace, args.min_gap), state_dir)
+    return Place(source, slowed(profile.pace, args.min_gap), state)
 
 
-def is_practice(profile: Profile) -> bool:
+def is_local(profile: Profile) -> bool:
     """Whether every page is on this machine, so that nobody's rules are concerned."""
-    return all(host.partition(":")[0].startswith("127.") for host in profile.hosts.page)
+    urls = [profile.search.url]
+    if profile.login is not None:
+        urls += [profile.login.url, profile.login.probe_url]
+    hosts = [host.rpartition(":")[0] or host for host in profile.hosts.page]
+    return all(map(_is_loopback, [*hosts, *(urlsplit(url).hostname or "" for url in urls)]))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_polite(profile: Profile) -> None:
+    """Whether a profile is as slow as any site may expect. Raises SettingsError naming the field."""
+    from crawler.errors import SettingsError
+    from crawler.profile import Pace
+
+    least = Pace()
+    for name in ("gap_s", "picture_gap_s", "retry_s", "cooldown_s"):
+        if getattr(profile.pace, name) < getattr(least, name):
+            raise SettingsError(
+                f"profile {profile.name}: pace.{name}: {getattr(profile.pace, name):g} s is below "
+                f"{getattr(least, name):g} s, the least for a site that is not on this machine"
+            )
 
 
 def slowed(pace: Pace, min_gap: float | None) -> Pace:

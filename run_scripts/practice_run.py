@@ -29,10 +29,8 @@ class PracticePhone:
     """Scans and confirms each code that is shown, a moment later, as a person with a phone would."""
 
     def __init__(self, shop_url: str) -> None:
-        from crawler.practice_shop.phone import Phone
-
-        self._phone = Phone(shop_url)
-        self._closed = threading.Event()
+        self._shop_url = shop_url
+        self._away = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def show(self, event: LoginEvent) -> None:
@@ -42,18 +40,27 @@ class PracticePhone:
         payload = decode_qr(event.png) if event.png else None
         if payload is None:
             return
-        thread = threading.Thread(target=self._scan, args=(payload,), name="practice-phone", daemon=True)
+        self._away.clear()
+        thread = threading.Thread(target=self._scan, args=(payload,), name="practice-phone")
         self._threads.append(thread)
         thread.start()
 
     def close(self) -> None:
         """Put the phone away; it may be taken out again."""
+        self._away.set()
+        while self._threads:
+            self._threads.pop().join()
 
     def _scan(self, payload: str) -> None:
-        if not self._closed.wait(SCAN_AFTER_S):
-            self._phone.scan(payload)
-        if not self._closed.wait(CONFIRM_AFTER_S):
-            self._phone.confirm(payload)
+        from crawler.errors import CrawlError
+        from crawler.practice_shop.phone import Phone
+
+        with Phone(self._shop_url) as phone:
+            for wait_s, act in ((SCAN_AFTER_S, phone.scan), (CONFIRM_AFTER_S, phone.confirm)):
+                if self._away.wait(wait_s):
+                    return
+                with contextlib.suppress(CrawlError):  # the shop says so on its page
+                    act(payload)
 
 
 def start_practice_shop(stack: contextlib.ExitStack) -> PracticeRun:

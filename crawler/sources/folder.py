@@ -85,6 +85,10 @@ class FolderSource:
         )
         return SearchResult(PageState.RESULTS, candidates, layout=self.name, url=self._path.as_uri())
 
+    def wait_for_human(self, query: str, limit: int) -> SearchResult | None:  # noqa: ARG002
+        """No human is needed here."""
+        return None
+
     def fetch(self, candidate: Candidate, url: str) -> Picture | Refused:  # noqa: ARG002 - as every source
         """Read a file and check it; only what is below the folder, or named by the manifest, is read."""
         if urlsplit(url).scheme != "file":
@@ -105,7 +109,7 @@ class FolderSource:
             return Refused(Refusal.TOO_MANY_BYTES, url, f"more than {MAX_BYTES} bytes")
         return check_picture(data, url, mimetypes.guess_type(path.name)[0] or "")
 
-    def dump(self, folder: str, name: str) -> None:
+    def dump(self, folder: Path, name: str) -> None:
         """There is no page to keep."""
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -115,11 +116,15 @@ class TbkSource:
             return self._refused(error_response)
         return self._result(answer, limit)
 
+    def wait_for_human(self, query: str, limit: int) -> SearchResult | None:  # noqa: ARG002
+        """No human is needed here."""
+        return None
+
     def fetch(self, candidate: Candidate, url: str) -> Picture | Refused:
         """Get one picture from Taobao's image hosts and check it."""
         return self._fetcher.fetch(url, candidate.page_url)
 
-    def dump(self, folder: str, name: str) -> None:
+    def dump(self, folder: Path, name: str) -> None:
         """There is no page to keep."""
 
     def close(self) -> None:

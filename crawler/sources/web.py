@@ -81,6 +81,7 @@ class WebSource:
         self.name = profile.name
         self._profile, self._browser, self._login, self._fetcher = profile, browser, login, fetcher
         self._clock, self._call_human = clock or SystemClock(), call_human
+        self._last = PageState.LOADING  # what the last search ended with
 
     def open(self) -> None:
         """Start the browser. Raises BrowserError."""
@@ -111,9 +112,23 @@ class WebSource:
         loaded = self._browser.goto(url)
         wait_s = self._profile.search.wait_s if loaded else min(SETTLE_S, self._profile.search.wait_s)
         verdict, shown = self._watch(query, limit, wait_s)
-        if verdict.state in _FOR_HUMANS and self._call_human is not None:
-            self._call_human(_QUESTION)
-            verdict, shown = self._leave_to_human(query, limit)
+        return self._result(url, verdict, shown, loaded)
+
+    def wait_for_human(self, query: str, limit: int) -> SearchResult | None:
+        """Only look, and ask for nothing, until the page is another one or HUMAN_WAIT_S are over."""
+        state = self._last
+        if self._call_human is None or state not in _FOR_HUMANS:
+            return None
+        self._call_human(_QUESTION)
+        deadline = self._clock.monotonic() + HUMAN_WAIT_S
+        while True:
+            self._clock.sleep(HUMAN_POLL_S)
+            verdict, shown = self._watch(query, limit, self._profile.search.wait_s)
+            if verdict.state not in _FOR_HUMANS or self._clock.monotonic() >= deadline:
+                return self._result(shown, verdict, shown)
+
+    def _result(self, url: str, verdict: Verdict, shown: str, loaded: bool = True) -> SearchResult:
+        self._last = verdict.state
         if not loaded and verdict.state in (PageState.LOADING, PageState.UNKNOWN):
             verdict = Verdict(PageState.SERVER_ERROR, f"the page did not load in time; {verdict.detail}")
         candidates = verdict.found.candidates if verdict.state is PageState.RESULTS else ()
@@ -121,22 +136,13 @@ class WebSource:
         address = redact(shown if shown.startswith("http") else url)
         return SearchResult(verdict.state, candidates, layout, address, verdict.detail)
 
-    def _leave_to_human(self, query: str, limit: int) -> tuple[Verdict, str]:
-        """Only look, and ask for nothing, until the page is another one or HUMAN_WAIT_S are over."""
-        deadline = self._clock.monotonic() + HUMAN_WAIT_S
-        while True:
-            self._clock.sleep(HUMAN_POLL_S)
-            verdict, shown = self._watch(query, limit, self._profile.search.wait_s)
-            if verdict.state not in _FOR_HUMANS or self._clock.monotonic() >= deadline:
-                return verdict, shown
-
     def fetch(self, candidate: Candidate, url: str) -> Picture | Refused:
         """Get one picture of a candidate and check it; without the browser and its cookies."""
         return self._fetcher.fetch(url, self._profile.pictures.referer or candidate.page_url)
 
-    def dump(self, folder: str, name: str) -> None:
+    def dump(self, folder: Path, name: str) -> None:
         """Write what the browser shows now, without secrets. Raises OSError, BrowserError."""
-        write_dump(self._browser, self._profile, Path(folder), name)
+        write_dump(self._browser, self._profile, folder, name)
 
     def close(self) -> None:
         """Stop the browser and close connections; safe to call twice."""

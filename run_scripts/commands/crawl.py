@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
-import random
 import signal
 import sys
 from collections.abc import Iterable, Sized
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from cnclip.errors import InputError
 from run_scripts.crawl_flags import add_browser_flags, add_site_flags
 
 if TYPE_CHECKING:
-    from crawler.source import ImageSource
+    from crawler.marks import Marks
 
 EXIT_OK, EXIT_PARTIAL, EXIT_LAYOUT, EXIT_INTERRUPTED = 0, 2, 5, 130
 EXIT_CODES = (
@@ -49,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
         InputError: flags or queries that cannot be used.
         CrawlError: the crawl cannot go on; carries its exit code.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("SIGTERM", "SIGHUP"):  # they end a crawl as Ctrl-C does: the browser is closed
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.default_int_handler)
     if args.doctor is not None:
         return _examine(args)
     if args.queries is None or args.out is None:
@@ -62,43 +62,28 @@ def run(args: argparse.Namespace) -> int:
     return _crawl(args, read_queries(args.queries))
 
 
-def _interrupt(*_: object) -> NoReturn:
-    """SIGTERM ends a crawl as Ctrl-C does: the browser is closed."""
-    raise KeyboardInterrupt
-
-
 def _crawl(args: argparse.Namespace, queries: Iterable[str]) -> int:
+    from cache.errors import CacheError
     from cache.picture_cache import PictureCache
-    from crawler.clock import SystemClock
     from crawler.crawl import Crawl, CrawlOptions
     from crawler.errors import CrawlError
-    from crawler.marks import Marks
-    from crawler.policy import Policy
     from crawler.presence import Presence
-    from crawler.state import private_folder
     from run_scripts.crawl_progress import progress_bar, show_summary
     from run_scripts.crawl_source import open_place
 
-    clock, out = SystemClock(), args.out.absolute()
-    stopped = ""
+    out, stopped = args.out.absolute(), ""
     with contextlib.ExitStack() as stack:
         place = open_place(args, stack)
-        presence = stack.enter_context(Presence(out)())
-        policy = Policy(
-            private_folder(place.state_dir) / "state.json",
-            place.pace,
-            clock,
-            random.Random(),
-            resume=args.resume,
-        )
-        marks = Marks(args.mark_log or out.parent / "mark_log", out.name, clock)
+        presence = stack.enter_context(Presence(out))
         options = CrawlOptions(args.pictures, args.max_queries or place.pace.max_queries, args.retry_misses)
-        crawl = Crawl(place.source, PictureCache(out), policy, marks, options, clock=clock)
+        policy = place.policy(resume=args.resume)
+        crawl = Crawl(place.source, PictureCache(out), policy, _marks(args), options)
         total = len(queries) if isinstance(queries, Sized) else None
         try:
             with progress_bar(crawl.summary, total) as advance:
                 crawl.run(queries, presence.report, advance)
-        except CrawlError as error:
+            stopped = f"the cap of {options.max_queries} queries a run" if crawl.summary.capped else ""
+        except (CrawlError, CacheError) as error:
             stopped = str(error)
             raise
         except KeyboardInterrupt:
@@ -108,46 +93,49 @@ def _crawl(args: argparse.Namespace, queries: Iterable[str]) -> int:
         finally:
             presence.stopped(stopped)
             show_summary(crawl.summary, as_json=args.json, stopped=stopped)
+    if crawl.summary.capped:
+        sys.stderr.write(f"stopped at {stopped}: run the same command again to go on\n")
     return EXIT_OK if crawl.summary.complete else EXIT_PARTIAL
+
+
+def printable(text: str) -> str:
+    """What a site said, without what could drive a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _marks(args: argparse.Namespace) -> Marks:
+    from crawler.clock import SystemClock
+    from crawler.marks import Marks
+
+    out = (args.out or Path("valid")).absolute()
+    return Marks(args.mark_log or out.parent / "mark_log", out.name, SystemClock())
 
 
 def _examine(args: argparse.Namespace) -> int:
     """One search, and what the profile makes of the page."""
     from crawler.clock import SystemClock
-    from crawler.policy import Policy
-    from crawler.state import private_folder
+    from crawler.crawl import searchable
+    from crawler.search import Searcher
     from crawler.types import PageState
     from run_scripts.crawl_source import open_place
 
+    if not searchable(args.doctor):
+        raise InputError("--doctor: nothing to search for")
     with contextlib.ExitStack() as stack:
         place = open_place(args, stack)
-        source = place.source
-        stack.callback(source.close)
-        path = private_folder(place.state_dir) / "state.json"
-        policy = Policy(path, place.pace, SystemClock(), random.Random(), resume=args.resume)
-        policy.wait_for_search()
-        source.open()
-        source.ensure_session()
-        try:
-            result = source.search(args.doctor, DOCTOR_CANDIDATES)
-        finally:
-            policy.searched()
+        stack.callback(place.source.close)
+        marks = _marks(args)
+        searcher = Searcher(place.source, place.policy(resume=args.resume), marks, SystemClock())
+        result = searcher.once(args.doctor, DOCTOR_CANDIDATES)
         sys.stdout.write(
             f"page     {result.url}\nstate    {result.state.value} {result.detail}\n"
             f"layout   {result.layout or '-'}\nproducts {len(result.candidates)}\n"
         )
         for candidate in result.candidates:
-            sys.stdout.write(
-                f"  {candidate.item_id}  {candidate.title[:40]}\n    {candidate.image_urls[0]}\n"
-            )
-        if result.state.blocked:
-            raise policy.blocked(result.state)
+            title, url = printable(candidate.title)[:40], printable(candidate.image_urls[0])
+            sys.stdout.write(f"  {printable(candidate.item_id)}  {title}\n    {url}\n")
         if result.state is PageState.UNKNOWN:
-            _keep_page(source, args.mark_log or Path("mark_log"))
+            searcher.dump("doctor")
+            sys.stdout.write(f"the page is kept in {marks.dumps}\n")
             return EXIT_LAYOUT
         return EXIT_OK if result.state in (PageState.RESULTS, PageState.EMPTY) else EXIT_PARTIAL
-
-
-def _keep_page(source: ImageSource, folder: Path) -> None:
-    source.dump(str(folder / "dumps"), "doctor")
-    logging.getLogger(__name__).info("the page is kept in %s", folder / "dumps")

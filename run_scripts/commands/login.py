@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import signal
 import sys
 from pathlib import Path
@@ -13,8 +14,8 @@ from run_scripts.crawl_flags import add_browser_flags
 
 if TYPE_CHECKING:
     from crawler.browser import BrowserOptions
-    from crawler.policy import Policy
     from crawler.profile import Profile
+    from crawler.state import StateDir
 
 EXIT_OK, EXIT_LOGGED_OUT = 0, 4
 EXIT_CODES = (
@@ -43,80 +44,73 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CrawlError: no profile, no browser, no login, or the site said no; carries its exit code.
     """
+    from crawler.clock import SystemClock
     from crawler.errors import SettingsError
-    from crawler.state import default_state_dir
+    from crawler.policy import Policy
+    from crawler.state import StateDir, default_state_dir
     from run_scripts.crawl_profile import resolve_profile
 
     for name in ("SIGTERM", "SIGHUP"):  # a login that is ended leaves no code and no browser behind
         if number := getattr(signal, name, None):
             signal.signal(number, signal.default_int_handler)
     profile = resolve_profile(args.source, args.profile, args.shop_url)
-    state_dir = args.state_dir or default_state_dir(profile.name)
+    state = StateDir(args.state_dir or default_state_dir(profile.name))
     if args.remote_url and (args.forget or args.check):
         raise SettingsError("--remote-url: the login there ends with the browser, there is none to check")
     if args.forget:
-        return _forget(profile, state_dir / "browser")
+        return _forget(profile, state.browser)
     if profile.login is None:
         raise SettingsError(f"profile {profile.name} has no [login]: no login is needed")
-    if args.check:
-        return _check(profile, state_dir)
-    return _log_in(args, profile, state_dir)
+    if args.check and not state.browser.is_dir():
+        return _say(profile, logged_in=False)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(state.in_use())
+        policy = Policy(state.site, profile.pace, SystemClock(), random.Random())
+        stack.enter_context(policy.remembering_blocks())
+        if args.check:
+            policy.check()
+            return _check(profile, state)
+        policy.check(login=True)
+        return _log_in(args, profile, state)
 
 
-def _options(args: argparse.Namespace, state_dir: Path) -> BrowserOptions:
+def _options(args: argparse.Namespace, state: StateDir) -> BrowserOptions:
     from crawler.browser import BrowserOptions
-    from crawler.state import private_folder
     from run_scripts.crawl_source import has_no_display
 
     headless = has_no_display() if args.headless is None else args.headless
-    if args.remote_url:
-        return BrowserOptions(None, headless=headless, remote_url=args.remote_url)
-    return BrowserOptions(private_folder(state_dir) / "browser", headless=headless)
+    kept = None if args.remote_url else state.browser
+    return BrowserOptions(kept, headless=headless, remote_url=args.remote_url)
 
 
-def _log_in(args: argparse.Namespace, profile: Profile, state_dir: Path) -> int:
+def _log_in(args: argparse.Namespace, profile: Profile, state: StateDir) -> int:
     from crawler.browser import Browser
-    from crawler.errors import BlockedError
     from crawler.login import QrLogin
     from run_scripts.crawl_source import login_ui
 
     with contextlib.ExitStack() as stack:
         ui = login_ui(args, stack, ())
-        browser = stack.enter_context(Browser(_options(args, state_dir)))
-        try:
-            nick = QrLogin(browser, profile, ui, keep=args.keep_login).ensure()
-        except BlockedError as error:
-            if error.state is not None:  # the next crawl must know
-                raise _policy(profile, state_dir).blocked(error.state) from None
-            raise
-    place = "only as long as that browser runs" if args.remote_url else f"kept in {state_dir}"
+        browser = stack.enter_context(Browser(_options(args, state)))
+        nick = QrLogin(browser, profile, ui, keep=args.keep_login).ensure()
+    place = "only as long as that browser runs" if args.remote_url else f"kept in {state.path}"
     sys.stdout.write(f"logged in to {profile.name}{nick and f' as {nick}'}, {place}\n")
     return EXIT_OK
 
 
-def _policy(profile: Profile, state_dir: Path) -> Policy:
-    import random
-
-    from crawler.clock import SystemClock
-    from crawler.policy import Policy
-    from crawler.state import private_folder
-
-    path = private_folder(state_dir) / "state.json"
-    return Policy(path, profile.pace, SystemClock(), random.Random())
-
-
-def _check(profile: Profile, state_dir: Path) -> int:
+def _check(profile: Profile, state: StateDir) -> int:
     """Ask the site's probe page with the kept browser profile."""
     from crawler.browser import Browser, BrowserOptions
     from crawler.login import QrLogin
     from crawler.login_ui import Several
 
-    folder = state_dir / "browser"
-    if folder.is_dir():
-        with Browser(BrowserOptions(folder, headless=True)) as browser:
-            if QrLogin(browser, profile, Several(())).logged_in():
-                sys.stdout.write(f"logged in to {profile.name}\n")
-                return EXIT_OK
+    with Browser(BrowserOptions(state.browser, headless=True)) as browser:
+        return _say(profile, logged_in=QrLogin(browser, profile, Several(())).logged_in())
+
+
+def _say(profile: Profile, *, logged_in: bool) -> int:
+    if logged_in:
+        sys.stdout.write(f"logged in to {profile.name}\n")
+        return EXIT_OK
     sys.stdout.write(f"not logged in to {profile.name}; log in with: cnclip login --source {profile.name}\n")
     return EXIT_LOGGED_OUT
 

@@ -44,12 +44,14 @@ class Guard:
     tests: str
 
 
-def _policy(name: str, old: str, new: str, tests: str = "test_policy.py test_crawl.py") -> Guard:
+def _policy(
+    name: str, old: str, new: str, tests: str = "test_policy.py test_crawl.py test_crawl_stops.py"
+) -> Guard:
     return Guard(name, "crawler/policy.py", old, new, tests)
 
 
 def _crawl(name: str, old: str, new: str) -> Guard:
-    return Guard(name, "crawler/crawl.py", old, new, "test_crawl.py")
+    return Guard(name, "crawler/crawl.py", old, new, "test_crawl.py test_crawl_stops.py")
 
 
 def _check(name: str, old: str, new: str) -> Guard:

@@ -72,6 +72,12 @@ def content(cache: PictureCache, query: str, number: int = 1) -> bytes | None:
     return path.read_bytes() if path else None
 
 
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`, except locks."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".locks")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def age(path: Path, seconds: float, now: float | None = None) -> None:
     """Make `path` look as if it was last written `seconds` before now."""
     when = (path.stat().st_mtime if now is None else now) - seconds

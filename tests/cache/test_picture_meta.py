@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import CacheError
-from cache.names import canonical
+from cache.names import canonical, hashed_name
 from cache.picture_cache import PictureCache
 from cache.picture_meta import (
     EXPIRY_DAYS,
@@ -24,8 +24,9 @@ from cache.picture_meta import (
     parse_meta,
     timestamp,
 )
-from tests.cache.picture_kit import NOW, content, jpeg, origin, put
+from tests.cache.picture_kit import NOW, content, jpeg, origin, put, snapshot
 
+GARBAGE = [b"", b"{", b"null", b'{"version": 1, "query": 3, "pictures": {}}', b'{"version": 0}']
 TEXT = st.text(st.characters(), max_size=10).map(canonical)  # half surrogate pairs too
 DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
 PROVENANCE = st.builds(
@@ -48,6 +49,15 @@ def test_what_is_written_is_read(meta: Meta) -> None:
     assert parse_meta("meta.json", data) == meta
     assert dump_meta(parse_meta("meta.json", data)) == data
     data.decode("utf-8")
+
+
+def hashed(root: Path) -> tuple[PictureCache, Path]:
+    """A cache in which "A B" has its hashed folder, and the sidecar there."""
+    cache = PictureCache(root)
+    put(cache, "AB")
+    put(cache, "A B")
+    assert cache.directory("A B").name == hashed_name("A B")
+    return cache, cache.directory("A B") / "meta.json"
 
 
 def good() -> dict[str, Any]:
@@ -124,36 +134,46 @@ def test_what_is_no_sidecar_at_all(data: bytes, reason: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_newer_version_is_left_alone(tmp_path: Path) -> None:
-    cache = PictureCache(tmp_path)
-    put(cache, "红")
-    path = tmp_path / "红" / "meta.json"
+def test_a_newer_version_in_the_querys_own_folder_is_left_alone(tmp_path: Path) -> None:
+    cache, path = hashed(tmp_path)
     path.write_bytes(broken("version", 2))
-    written = path.read_bytes()
-    assert content(cache, "红") == jpeg("红 1")  # as without a sidecar
+    before = snapshot(tmp_path)
+    assert content(cache, "A B") == jpeg("A B 1")  # as without a sidecar
     with pytest.raises(
         ForeignSidecarError, match=r"meta.json: field version: 2 is newer than this program's 1"
     ):
-        put(cache, "红", 2)
+        put(cache, "A B", 2)
     with pytest.raises(ForeignSidecarError):
-        cache.put_miss("红", "empty", "", now=NOW)
-    assert path.read_bytes() == written
+        cache.put_miss("A B", "empty", "", now=NOW)
+    assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"null", broken("pictures.1.sha256", "x"), broken("query", ...)])
-def test_a_broken_sidecar_counts_as_none(
+def test_what_is_no_file_in_the_querys_own_folder_is_left_alone(tmp_path: Path) -> None:
+    cache, path = hashed(tmp_path)
+    path.unlink()
+    path.mkdir()
+    assert content(cache, "A B") == jpeg("A B 1")
+    with pytest.raises(ForeignSidecarError, match=r"meta.json: cannot be read, or is not a file"):
+        put(cache, "A B", 2)
+    assert path.is_dir() and list(cache.pictures("A B")) == [1]
+
+
+@pytest.mark.parametrize("data", GARBAGE)
+def test_garbage_in_the_querys_own_folder_counts_as_none(
     tmp_path: Path, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = PictureCache(tmp_path)
-    kept = put(cache, "红")
-    path = tmp_path / "红" / "meta.json"
+    cache, path = hashed(tmp_path)
+    (path.parent / "3.jpg").write_bytes(b"x" * 600)  # by content, this is none
     path.write_bytes(data)
-    assert content(cache, "红") == kept
-    assert cache.provenance("红", 1) is None and cache.miss("红", now=NOW) is None
+    kept = jpeg("A B 1")
+    assert cache.pictures("A B") == {1: path.parent / "1.jpg"} and content(cache, "A B") == kept
+    assert cache.provenance("A B", 1) is None and cache.miss("A B", now=NOW) is None
     assert path.read_bytes() == data
-    put(cache, "红", 2)
+    put(cache, "A B", 2)
     assert "meta.json" in caplog.text
-    assert list(cache.pictures("红")) == [1, 2] and content(cache, "红") == kept
+    assert parse_meta(path, path.read_bytes()).query == "A B"
+    assert list(cache.pictures("A B")) == [1, 2] and content(cache, "A B") == kept
+    assert content(cache, "AB") == jpeg("AB 1")
 
 
 def test_unknown_fields_are_passed_over() -> None:

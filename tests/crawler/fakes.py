@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from PIL import Image
 
@@ -58,6 +59,8 @@ class FakeSource:
         self.fetches: list[tuple[float, str]] = []
         self.log: list[str] = []
         self.refuse_login: Exception | None = None
+        self.human: SearchResult | None = None
+        self.on_dump: BaseException | None = None
         self.on_fetch: Callable[[Candidate, str], Picture | Refused] | None = None
 
     def open(self) -> None:
@@ -84,7 +87,12 @@ class FakeSource:
             return self.on_fetch(candidate, url)
         return picture(url)
 
-    def dump(self, folder: str, name: str) -> None:  # noqa: ARG002
+    def wait_for_human(self, query: str, limit: int) -> SearchResult | None:  # noqa: ARG002
+        return self.human
+
+    def dump(self, folder: Path, name: str) -> None:  # noqa: ARG002
+        if self.on_dump is not None:
+            raise self.on_dump
         self.log.append(f"dump {name.rpartition('-')[2]}")
 
     def close(self) -> None:

@@ -20,7 +20,9 @@ def search(*shows: Snapshot, human: bool = True) -> tuple[SearchResult, FakeBrow
     browser, clock, told = FakeBrowser(shows), FakeClock(), list[str]()
     parts: Any = (TAOBAO, browser, None, FakeFetcher(), clock)
     source = WebSource(*parts, call_human=told.append if human else None)
-    return source.search(QUERY, 4), browser, told, clock.time - 1_700_000_000.0
+    result = source.search(QUERY, 4)
+    result = source.wait_for_human(QUERY, 4) or result
+    return result, browser, told, clock.time - 1_700_000_000.0
 
 
 def test_a_puzzle_that_is_answered_lets_the_search_go_on() -> None:

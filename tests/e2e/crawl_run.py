@@ -132,6 +132,7 @@ def wrong_pictures(cache: PictureCache, queries: Sequence[str]) -> list[str]:
 def queries(count: int) -> list[str]:
     """Product searches, all different."""
     things = "连衣裙 牛仔裤 帆布鞋 保温杯 书包 台灯 键盘 苹果 番茄 雨伞".split()
+    things += "钱包 耳机 鼠标 花瓶 相框 地毯 窗帘 枕头 被子 拖鞋".split()
     things += "毛巾 手套 围巾 帽子 沙发 茶几 菜刀 炒锅 风扇 水壶".split()
     colours = "红色 蓝色 黑色 白色 绿色 粉色 灰色 黄色 紫色 棕色".split()
     return [f"{colours[n // len(things) % 10]}{things[n % len(things)]}" for n in range(count)]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -127,6 +129,40 @@ def test_queries_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert read_queries(write(tmp_path / "q.txt", "\ufeff红裙\r\n 番茄 \r\n")) == ["红裙", "番茄"]
     monkeypatch.setattr(sys, "stdin", io.StringIO('红裙\n{"query": "a  b"}\n\n'))
     assert list(read_queries("-")) == ["红裙", "a  b"]
+
+
+def test_urgent_queries_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"query": "一"}, {"query": "二"}, {"query": "急", "urgent": True}]
+    stream = io.StringIO("".join(f"{json.dumps(row)}\n" for row in rows))
+    monkeypatch.setattr(sys, "stdin", stream)
+    given = iter(read_queries("-"))
+    first = next(given)  # whatever came first
+    deadline = time.monotonic() + 30
+    while stream.tell() < len(stream.getvalue()) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    rest = list(given)
+    assert sorted([first, *rest]) == sorted(["一", "二", "急"]) and rest[-1] == "二"
+
+
+def test_a_crawl_ends_with_whom_it_works_for(tmp_path: Path, pictures: Path) -> None:
+    """A learner that is killed leaves no crawler behind, however much it had ordered."""
+    code = (
+        "import os, signal, sys\n"
+        "from crawler.provider import CrawlerProcess\n"
+        "order = CrawlerProcess(sys.argv[1:])\n"
+        "order.request(f'查询{n}' for n in range(100_000))\n"
+        "print(order._process.pid, flush=True)\n"
+        "import time; time.sleep(1)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-m", "run_scripts.cli", "crawl", "--queries", "-", "--source", "folder"]
+    command += ["--folder", str(pictures), "--out", str(tmp_path / "valid")]
+    with subprocess.Popen([sys.executable, "-c", code, *command], stdout=subprocess.PIPE) as learner:
+        assert learner.stdout is not None
+        crawler = psutil.Process(int(learner.stdout.readline()))
+        learner.wait(60)
+    psutil.wait_procs([crawler], timeout=30)
+    assert not crawler.is_running()
 
 
 @pytest.mark.parametrize(
