@@ -103,6 +103,7 @@ class Crawl:
                 self._count(report)
                 for tell in on_report:
                     tell(report)
+                self._judge(report)
         except CrawlError as error:
             self._marks.event("stopped", error=type(error).__name__, detail=str(error))
             raise
@@ -135,7 +136,6 @@ class Crawl:
         """Search for one query and store what is good; its marks are written in any case."""
         self.summary.asked += 1
         result = self._searcher.search(query, self._options.pictures + SPARE_CANDIDATES)
-        failed = result.state not in (PageState.RESULTS, PageState.EMPTY)
         report = QueryReport(
             query, _outcome(result), state=result.state, layout=result.layout, detail=result.detail
         )
@@ -143,18 +143,19 @@ class Crawl:
             found = self._collector.collect(query, result.candidates, missing, result.layout)
             self.summary.new_pictures += len(found.stored)
             missing = [n for n in missing if n not in found.stored]
-            failed = found.site_failed
-            outcome = Outcome.NO_GOOD_PICTURE if missing else Outcome.OK
+            lacking = Outcome.LOAD_FAILED if found.site_failed else Outcome.NO_GOOD_PICTURE
+            outcome = lacking if missing else Outcome.OK
             report = replace(report, outcome=outcome, refused=found.refused)
         report = replace(report, pictures=len(self._cache.pictures(query)))
         if report.outcome.remembered:
             self._cache.put_miss(query, report.outcome.value, report.detail, now=self._clock.now())
         self._marks.query(report, self._cache.directory(query).name, missing, result.url)
-        self._judge(report, failed)
         return report
 
-    def _judge(self, report: QueryReport, failed: bool) -> None:
+    def _judge(self, report: QueryReport) -> None:
         """Stop the run when one failure follows another. Raises LayoutError, CrawlError."""
+        if report.state is None:  # the site was not asked
+            return
         if report.state is PageState.UNKNOWN:
             self._unknown_in_a_row += 1
             if self._unknown_in_a_row >= MAX_UNKNOWN:
@@ -164,9 +165,9 @@ class Crawl:
                 )
         else:
             self._unknown_in_a_row = 0
-        if not failed:
+        if report.outcome not in (Outcome.LOAD_FAILED, Outcome.UNKNOWN_LAYOUT):
             self._policy.succeeded()
-        elif report.state is not PageState.UNKNOWN:
+        elif report.outcome is Outcome.LOAD_FAILED:
             self._policy.failed(f"{report.outcome.value} {report.detail}".strip())
 
 

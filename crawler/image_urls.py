@@ -10,6 +10,7 @@ from crawler.profile import Pictures
 from crawler.snapshot import Image
 
 USEFUL_PX = 224  # what the models see
+MAX_LENGTH = 2048  # characters of an address; the profile's patterns are not tried on longer ones
 ICON_PX = 100  # product pictures are never smaller
 BADGE_PX = 50  # nor drawn with a side shorter than this
 _SRCSET = re.compile(r"\s*([^\s,]\S*[^\s,])(?:\s+([\d.]+)[wxh])*\s*(?:,|$)")
@@ -47,7 +48,7 @@ def _raw_addresses(name: str, value: str) -> Iterator[str]:
 def _product_address(raw: str, base_url: str, not_products: Iterable[str]) -> str:
     """The absolute http(s) address, without a fragment; empty if it is none, or not of a product."""
     try:
-        address = urldefrag(urljoin(base_url, raw)).url if raw else ""
+        address = urldefrag(urljoin(base_url, raw)).url if 0 < len(raw) <= MAX_LENGTH else ""
     except ValueError:
         return ""
     is_other = any(re.search(pattern, text) for pattern in not_products for text in (raw, address))
@@ -58,6 +59,7 @@ def _without_size(address: str, suffixes: Iterable[str]) -> tuple[str, int]:
     """The address of the original, and the size in pixels that the suffix named (0: none)."""
     for pattern in suffixes:
         if match := re.search(pattern, address):
-            size = match.groupdict().get("size")
-            return address[: match.start()] + address[match.end() :], int(size or 0)
+            size = match.groupdict().get("size") or ""
+            pixels = int(size) if size.isdecimal() and len(size) < 6 else 0
+            return address[: match.start()] + address[match.end() :], pixels
     return address, 0

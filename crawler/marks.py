@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from crawler.clock import Clock
+from crawler.errors import SettingsError
 from crawler.types import QueryReport
 
 
@@ -21,7 +22,10 @@ class Marks:
     """Appends to the files of `folder`, each line in one write. Raises OSError if the disk is full."""
 
     def __init__(self, folder: Path, split: str, clock: Clock) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingsError(f"{folder}: cannot be written: {error.strerror or error}") from None
         self.folder = folder
         self.dumps = folder / "dumps"
         self._mark = folder / ("mark_test.txt" if split == "test" else "mark.txt")

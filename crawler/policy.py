@@ -20,6 +20,7 @@ from crawler.errors import BlockedError, CrawlError, SettingsError
 from crawler.profile import Pace
 from crawler.types import PageState
 
+LATEST = 1e11  # seconds since 1970, the year 5138: what is later is no time
 FORGIVEN_AFTER = 20  # good searches after which the next block counts as a first one again
 _NUMBERS = ("last_search", "blocked_until", "cooldown_s", "good_since")
 _ADVICE = {
@@ -173,13 +174,16 @@ def read_state(path: Path) -> SiteState:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         state = SiteState(**content)
-        if state.blocked_by:
-            PageState(state.blocked_by)
+        if state.blocked_by and not PageState(state.blocked_by).blocked:
+            raise ValueError(f"blocked_by {state.blocked_by!r}")
         for name in _NUMBERS:
-            setattr(state, name, float(getattr(state, name)))
+            number = float(getattr(state, name))
+            if not 0 <= number < LATEST:
+                raise ValueError(f"{name} {number}")
+            setattr(state, name, number)
     except FileNotFoundError:
         return SiteState()
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise SettingsError(
             f"{path}: cannot be read ({error}); remove it if no block is to be kept"
         ) from None

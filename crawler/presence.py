@@ -19,6 +19,7 @@ from crawler.errors import CrawlError
 from crawler.types import Outcome, QueryReport
 
 LOCK_FILE, STATUS_FILE = ".crawler.lock", ".crawler.json"
+MANY = 1000
 LOCK_TIMEOUT_S = 5.0  # readers hold the lock for an instant when they look
 
 
@@ -29,6 +30,7 @@ class Presence:
         self.root = root
         self._lock = FileLock(root / LOCK_FILE)
         self._unanswered: dict[str, str] = {}
+        self._written = 0.0
 
     def __enter__(self) -> Presence:
         """Be the crawler of this cache. Raises CrawlError if there is one already."""
@@ -49,7 +51,9 @@ class Presence:
         """Tell readers about a query that the cache itself says nothing of."""
         if not (report.outcome.done or report.outcome.remembered) or report.outcome is Outcome.UNUSABLE_QUERY:
             self._unanswered[report.query] = report.outcome.value
-            self._write("")
+            # Each time all is written anew: not too often, once it is much.
+            if len(self._unanswered) < MANY or time.time() - self._written >= 1:
+                self._write("")
 
     def stopped(self, reason: str) -> None:
         """Tell readers why there will be no more, if that can be written."""
@@ -57,8 +61,9 @@ class Presence:
             self._write(reason)
 
     def _write(self, stopped: str) -> None:
+        self._written = time.time()
         content = {"written": time.time(), "stopped": stopped, "unanswered": self._unanswered}
-        write_durably(self.root / STATUS_FILE, json.dumps(content, ensure_ascii=False).encode())
+        write_durably(self.root / STATUS_FILE, json.dumps(content).encode())
 
 
 def crawler_at_work(root: Path) -> bool:

@@ -6,6 +6,7 @@ docs/crawler.md describes every field. Nothing else in the crawler knows a site,
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ else:
     import tomli as tomllib
 
 PROFILES = Path(__file__).parent / "profiles"
+_HOST = re.compile(r"(\*\.)?[\w.-]+(:\d{1,5})?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -46,25 +48,41 @@ class Search(_Section):
             raise ValueError("must contain {query}")
         return url
 
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        try:
+            return codecs.lookup(encoding).name
+        except LookupError:
+            raise ValueError(f"unknown encoding {encoding!r}") from None
+
 
 class Hosts(_Section):
     """Who may be talked to: `host`, `*.host` (below it) or `host:port`; without a port only 80 and 443."""
 
-    page: tuple[str, ...]
-    image: tuple[str, ...]
+    page: tuple[str, ...] = Field(min_length=1)
+    image: tuple[str, ...] = Field(min_length=1)
     qr: tuple[str, ...] = ()
+
+    @field_validator("page", "image", "qr")
+    @classmethod
+    def _are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is not host, *.host or host:port")
+        return hosts
 
 
 class Pace(_Section):
     """The site's least pace; flags can only slow it down. Seconds, except max_queries (per run) and breaker
     (failures in a row that stop the run)."""
 
-    gap_s: float = Field(default=6.0, ge=0)
-    jitter_s: float = Field(default=6.0, ge=0)
-    picture_gap_s: float = Field(default=1.0, ge=0)
-    retry_s: float = Field(default=5.0, ge=0)
-    cooldown_s: float = Field(default=1800.0, ge=0)
-    max_cooldown_s: float = Field(default=86400.0, ge=0)
+    gap_s: float = Field(default=6.0, ge=0, le=86400, allow_inf_nan=False)
+    jitter_s: float = Field(default=6.0, ge=0, le=86400, allow_inf_nan=False)
+    picture_gap_s: float = Field(default=1.0, ge=0, le=86400, allow_inf_nan=False)
+    retry_s: float = Field(default=5.0, ge=0, le=86400, allow_inf_nan=False)
+    cooldown_s: float = Field(default=1800.0, ge=0, le=86400, allow_inf_nan=False)
+    max_cooldown_s: float = Field(default=86400.0, ge=0, le=86400, allow_inf_nan=False)
     max_queries: int = Field(default=200, ge=1)
     breaker: int = Field(default=5, ge=1)
 

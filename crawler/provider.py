@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import subprocess
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,7 +84,12 @@ class PictureProvider:
 
         Returns:
             query → {number: path of a good 224 x 224 picture}, never empty, or a Miss.
+
+        Raises:
+            ValueError: n is below 1.
         """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}")
         self._request(self._urgent, queries, urgent=True)
         found: dict[str, Mapping[int, Path] | Miss] = {}
         while True:
@@ -96,7 +102,8 @@ class PictureProvider:
             if not waiting or not at_work or self._clock.monotonic() >= deadline:
                 break
             self._clock.sleep(POLL_S)
-        reason = "deadline" if at_work else (stopped or "not in the cache")
+        ended = "not in the cache" if self._order is None else "the crawler has ended"
+        reason = "deadline" if at_work else stopped or ended
         return found | {query: self._cache_only(query, n, reason) for query in waiting}
 
     def _request(self, asked: set[str], queries: Iterable[str], *, urgent: bool) -> None:
@@ -148,6 +155,7 @@ class CrawlerProcess:
             text=True,
             encoding="utf-8",
             env={**os.environ, PARENT_VARIABLE: str(os.getpid())},
+            start_new_session=True,  # what the command starts ends with it
         )
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         # A pipe holds 64 kB: nobody else should wait for the crawler to read it.
@@ -157,7 +165,7 @@ class CrawlerProcess:
     def request(self, queries: Iterable[str], *, urgent: bool = False) -> None:
         """Have these queries crawled, in this order, `urgent` ones before all others; returns at once."""
         for query in queries:
-            self._queue.put(json.dumps({"query": query, "urgent": urgent}, ensure_ascii=False))
+            self._queue.put(json.dumps({"query": query, "urgent": urgent}))
 
     @property
     def alive(self) -> bool:
@@ -167,14 +175,20 @@ class CrawlerProcess:
     def close(self) -> None:
         """Stop the crawler (it closes its browser) and wait for its end. Never raises."""
         self._queue.put(None)
-        if self.alive:
-            self._process.terminate()
+        self._signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # its watchdog closes the browser
+            self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))  # its watchdog closes the browser
             self._process.wait()
         self._feeder.join()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(OSError):  # it has ended
+            if hasattr(os, "killpg"):
+                os.killpg(self._process.pid, number)
+            else:
+                self._process.send_signal(number)
 
     def _feed(self) -> None:
         pipe = self._process.stdin

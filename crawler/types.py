@@ -34,7 +34,7 @@ class Outcome(str, Enum):
     CACHED = "cached"
     EMPTY = "empty"
     NO_GOOD_PICTURE = "no_good_picture"  # candidates there were, each was refused
-    LOAD_FAILED = "load_failed"
+    LOAD_FAILED = "load_failed"  # page or pictures did not come: the next run asks again
     UNKNOWN_LAYOUT = "unknown_layout"
     UNUSABLE_QUERY = "unusable_query"  # nothing to search for
     KNOWN_MISS = "known_miss"  # missed lately; asked again once the entry expires
@@ -47,7 +47,7 @@ class Outcome(str, Enum):
     @property
     def remembered(self) -> bool:
         """Whether it is a miss that the cache keeps until it expires."""
-        return self in (Outcome.EMPTY, Outcome.NO_GOOD_PICTURE, Outcome.LOAD_FAILED)
+        return self in (Outcome.EMPTY, Outcome.NO_GOOD_PICTURE)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ MEANING = {
     "cached": "in the cache already",
     "empty": "the site has nothing for it (asked again after 7 days)",
     "no_good_picture": "every candidate was refused (asked again after a day)",
-    "load_failed": "the result page did not load (asked again after a day)",
+    "load_failed": "page or pictures did not load; the next run asks again",
     "unknown_layout": "the page is not as the profile describes",
     "unusable_query": "nothing to search for",
     "known_miss": "missed lately; --retry-misses asks again",

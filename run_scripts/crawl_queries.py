@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -28,6 +29,10 @@ def read_queries(source: str) -> Iterable[str]:
         InputError: nothing readable there, or a broken row: `file:line: field F: why`.
     """
     if source == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed")
+        if isinstance(sys.stdin, io.TextIOWrapper):  # what is not UTF-8 is no query, and no reason to stop
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         return _from_stream(sys.stdin)
     path = Path(source)
     if path.is_dir():
@@ -55,6 +60,7 @@ def _from_stream(lines: Iterable[str]) -> Iterator[str]:
 
     def read() -> None:
         for number, line in enumerate(lines, 1):
+            line = line.removeprefix("\ufeff")
             if not line.strip():
                 continue
             item: str | InputError
@@ -69,6 +75,7 @@ def _from_stream(lines: Iterable[str]) -> Iterator[str]:
             waiting.append(None)
             arrived.notify()
 
+    # A daemon, as nothing can wake it from reading.
     threading.Thread(target=read, name="queries", daemon=True).start()
     while True:
         with arrived:
@@ -100,7 +107,7 @@ def _row(place: str, line: str) -> str:
     """The query of a JSON row."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{place}: not JSON") from None
     value = next((row[name] for name in FIELDS if name in row), None) if isinstance(row, dict) else None
     if not isinstance(value, str):

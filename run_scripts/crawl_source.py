@@ -59,6 +59,10 @@ def open_place(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
     Raises:
         InputError, SettingsError: flags, keys or profiles that do not go together.
     """
+    if args.folder is not None and args.source != "folder":
+        raise InputError(f"--folder is for --source folder, not {args.source}")
+    if args.source in ("folder", "tbk") and (args.profile or args.shop_url or args.remote_url):
+        raise InputError(f"--source {args.source} takes no --profile, --shop-url or --remote-url")
     if args.source == "folder":
         place = _folder(args, stack)
     elif args.source == "tbk":

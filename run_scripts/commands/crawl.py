@@ -21,6 +21,7 @@ EXIT_CODES = (
     "Exit codes: 0 every query is answered, 2 some are left (or bad usage), 3 the site wants no more "
     "requests now, 4 a login is needed, 5 the site's layout changed."
 )
+MAX_PICTURES = 50  # a result page has about that many
 DOCTOR_CANDIDATES = 8
 
 
@@ -51,12 +52,15 @@ def run(args: argparse.Namespace) -> int:
         if number := getattr(signal, name, None):
             signal.signal(number, signal.default_int_handler)
     if args.doctor is not None:
+        if args.queries is not None:
+            raise InputError("--doctor and --queries: one of them")
         return _examine(args)
-    if args.queries is None or args.out is None:
+    if args.queries is None or args.out is None or args.out == Path():
         raise InputError("--queries FILE and --out DIR are needed (or --doctor QUERY)")
-    for flag, value in (("-n", args.pictures), ("--max-queries", args.max_queries)):
-        if value is not None and value < 1:
-            raise InputError(f"{flag}: must be at least 1, not {value}")
+    if not 1 <= args.pictures <= MAX_PICTURES:
+        raise InputError(f"-n: must be 1 to {MAX_PICTURES}, not {args.pictures}")
+    if args.max_queries is not None and args.max_queries < 1:
+        raise InputError(f"--max-queries: must be at least 1, not {args.max_queries}")
     from run_scripts.crawl_queries import read_queries
 
     return _crawl(args, read_queries(args.queries))

@@ -131,7 +131,7 @@ def test_a_host_that_wants_fewer_requests_gets_no_more_for_this_query(
 ) -> None:
     run = Run(tmp_path)
     run.source.on_fetch = lambda _candidate, url: Refused(Refusal.THROTTLED, url, retry_after=seconds)
-    assert run("一") == {"一": Outcome.NO_GOOD_PICTURE}
+    assert run("一") == {"一": Outcome.LOAD_FAILED}
     assert len(run.source.fetches) == (1 if seconds == 3600.0 else 2)
 
 

@@ -107,7 +107,20 @@ def test_the_cool_down_doubles_up_to_a_day_and_is_forgiven(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"blocked_by": "nonsense"}', '{"odd": 1}', '{"last_search": "x"}']
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"blocked_by": "nonsense"}',
+        '{"blocked_by": "results"}',
+        '{"odd": 1}',
+        '{"last_search": "x"}',
+        '{"last_search": Infinity}',
+        '{"blocked_until": NaN}',
+        '{"blocked_until": 1e300}',
+    ],
 )
 def test_a_damaged_state_is_no_permission(tmp_path: Path, content: str) -> None:
     path = tmp_path / "state.json"

@@ -15,11 +15,12 @@ from PIL import Image
 
 from cache.picture_cache import PictureCache
 from cnclip.errors import InputError
-from crawler.profile import Pace
+from crawler.errors import SettingsError
+from crawler.profile import Pace, load_profile
 from crawler.provider import CrawlerProcess, Miss, PictureProvider
 from run_scripts.cli import main
 from run_scripts.crawl_queries import read_queries
-from run_scripts.crawl_source import slowed
+from run_scripts.crawl_source import check_polite, is_local, slowed
 from tests.crawler.fakes import jpeg
 
 
@@ -79,10 +80,17 @@ def test_a_query_without_pictures_is_answered_too(tmp_path: Path, capsys: pytest
     [
         ([], "--queries FILE and --out DIR are needed"),
         (["--queries", "nowhere.txt"], "nowhere.txt: cannot be read: No such file"),
-        (["--queries", "q.txt", "-n", "0"], "-n: must be at least 1, not 0"),
+        (["--queries", "q.txt", "-n", "0"], "-n: must be 1 to 50, not 0"),
         (["--queries", "q.txt", "--max-queries", "0"], "--max-queries: must be at least 1"),
-        (["--queries", "q.txt", "--source", "tbk"], "CNCLIP_TBK_APP_KEY"),
+        (["--queries", "q.txt", "--source", "tbk"], "--folder is for --source folder, not tbk"),
         (["--queries", "q.txt", "--querys", "x"], "no such flag: --querys (did you mean --queries?)"),
+        (["--queries", "q.txt", "-n", "51"], "-n: must be 1 to 50, not 51"),
+        (["--queries", "q.txt", "--profile", "x.toml"], "--source folder takes no --profile"),
+        (["--queries", "q.txt", "--doctor", "x"], "--doctor and --queries"),
+        (["--doctor", "！！"], "--doctor: nothing to search for"),
+        (["--queries", "q.txt", "--out", ""], "--out DIR"),
+        (["--queries", "q.txt", "--out", "q.txt"], "q.txt: cannot be written"),
+        (["--queries", "q.txt", "--mark-log", "q.txt"], "q.txt: cannot be written"),
         (["--queries", "q.txt", "--source", "ebay"], "invalid choice: 'ebay'"),
     ],
 )
@@ -113,6 +121,20 @@ def test_a_real_site_needs_a_decision(
     error = capsys.readouterr().err
     assert "your own decision" in error and "--accept-site-rules is needed" in error
     assert not state.exists() and not (tmp_path / "v").exists()
+
+
+def test_what_is_local(tmp_path: Path) -> None:
+    shop = {"search": "127.0.0.1:1", "login": "127.0.0.2:2", "images": "127.0.0.3:3"}
+    local, taobao = load_profile("practice-shop", shop), load_profile("taobao")
+    assert is_local(local) and not is_local(taobao)
+    elsewhere = local.hosts.model_copy(update={"page": ("127.evil.com",)})
+    for change in ({"hosts": elsewhere}, {"search": taobao.search}, {"login": taobao.login}):
+        assert not is_local(local.model_copy(update=change))
+    check_polite(taobao)
+    path = tmp_path / "fast.toml"
+    path.write_text('name = "fast"\nextends = "taobao"\n[pace]\ngap_s = 0\n', encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"pace\.gap_s: 0 s is below 6 s"):
+        check_polite(load_profile(path))
 
 
 def test_the_pace_can_only_be_slowed_down() -> None:
@@ -171,6 +193,7 @@ def test_a_crawl_ends_with_whom_it_works_for(tmp_path: Path, pictures: Path) -> 
         ("q.jsonl", b'{"query": "a"}\n{"query": 1}\n', r"q\.jsonl:2: field query"),
         ("q.jsonl", b'{"query": "a"}\n\n{oops\n', r"q\.jsonl:3: not JSON"),
         ("q.jsonl", b'["a"]\n', r"q\.jsonl:1: field query"),
+        ("q.jsonl", b"[" * 100_000, r"q\.jsonl:1: not JSON"),
         ("q.txt", b"\xff\xfe", r"q\.txt: not UTF-8"),
         ("q.txt", b"\n \n", r"q\.txt: no queries in it"),
     ],
@@ -179,6 +202,17 @@ def test_broken_queries_name_their_line(tmp_path: Path, name: str, content: byte
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=words):
         read_queries(str(tmp_path / name))
+
+
+@pytest.mark.usefixtures("pictures")
+def test_broken_characters_are_no_query_and_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = b"\xef\xbb\xbf" + "红裙\n".encode() + b'a\xff\n{"query": "a\\ud800b"}\n' + "番茄\n".encode()
+    stream = io.TextIOWrapper(io.BytesIO(lines))
+    monkeypatch.setattr(sys, "stdin", stream)
+    assert crawl(tmp_path, "--queries", "-", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["queries"] == {"ok": 2, "unusable_query": 2}
 
 
 def test_a_learner_gets_pictures_as_they_come(tmp_path: Path, pictures: Path) -> None:
@@ -205,7 +239,7 @@ def test_a_learner_gets_pictures_as_they_come(tmp_path: Path, pictures: Path) ->
     order = CrawlerProcess(command)
     try:
         provider = PictureProvider(PictureCache(tmp_path / "valid"), order)
-        found = provider.ensure(["番茄", "没有的", " 红裙 ", "！！"], 2, time.monotonic() + 60)
+        found = provider.ensure(["番茄", "没有的", " 红裙 ", "a\ud800", "！！"], 2, time.monotonic() + 60)
         others = PictureProvider(PictureCache(tmp_path / "valid"))  # another rank
         assert others.ensure(["红裙"], 2, time.monotonic() + 60)["红裙"] == found[" 红裙 "]
     finally:
