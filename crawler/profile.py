@@ -61,7 +61,7 @@ class Hosts(_Section):
     """Who may be talked to: `host`, `*.host` (below it) or `host:port`; without a port only 80 and 443."""
 
     page: tuple[str, ...] = Field(min_length=1)
-    image: tuple[str, ...] = Field(min_length=1)
+    image: tuple[str, ...]
     qr: tuple[str, ...] = ()
 
     @field_validator("page", "image", "qr")

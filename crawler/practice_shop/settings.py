@@ -132,7 +132,9 @@ class ShopSettings:
     decoys: Annotated[
         tuple[Decoy, ...], _listed(Decoy), Field(description="harmless things that look like a block")
     ] = ()
-    login: Annotated[LoginNeed, Field(description="whether searching needs a login")] = "none"
+    login: Annotated[
+        LoginNeed, Field(description="whether searching needs a login (a crawl logs in anyway)")
+    ] = "none"
     session_searches: Annotated[
         int | None, Field(ge=0, description="searches after which a login expires")
     ] = None

@@ -111,7 +111,7 @@ def _say(profile: Profile, *, logged_in: bool) -> int:
     if logged_in:
         sys.stdout.write(f"logged in to {profile.name}\n")
         return EXIT_OK
-    sys.stdout.write(f"not logged in to {profile.name}; log in with: cnclip login --source {profile.name}\n")
+    sys.stdout.write(f"not logged in to {profile.name}; the same command without --check logs in\n")
     return EXIT_LOGGED_OUT
 
 

@@ -108,8 +108,8 @@ def _announce(search: str, login: str, images: str) -> None:
   images  {images}
   phone   {search}/_phone   scans login codes 扫码登录
 try, in another terminal:
-  printf '连衣裙\\n手机壳\\n' > queries.txt
-  cnclip crawl --source practice-shop --shop-url {search} --queries queries.txt --out rehearsal/valid
+  printf '连衣裙\\n手机壳\\n' > practice.txt
+  cnclip crawl --source practice-shop --shop-url {search} --queries practice.txt --out practice/valid
   cnclip practice-shop --scan barcode_0.jpg{here}
   curl -s {search}/_control/log
 """

@@ -103,7 +103,7 @@ def test_a_practice_shop_says_its_addresses(
 ) -> None:
     url, answers = shop
     text = 'name = "practice-shop"\n[search]\nurl = "${search}/search?q={query}"\n[hosts]\n'
-    text += 'page = []\nimage = []\n[products]\nlink = ["item"]\n'
+    text += 'page = ["shop.example"]\nimage = []\n[products]\nlink = ["item"]\n'
     (tmp_path / "practice-shop.toml").write_text(text, encoding="utf-8")
     monkeypatch.setattr("crawler.profile.PROFILES", tmp_path)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -143,7 +143,7 @@ def test_check_and_forget_without_anything_kept(capsys: pytest.CaptureFixture[st
     assert login.run(arguments("--check")) == 4
     assert login.run(arguments("--forget")) == 0
     out = capsys.readouterr().out
-    assert "not logged in to taobao; log in with: cnclip login --source taobao" in out
+    assert "not logged in to taobao; the same command without --check logs in" in out
     assert "nothing is kept for taobao" in out
     assert list(tmp_path.iterdir()) == [], "no browser, no folder"
 
