@@ -54,6 +54,14 @@ def _crawl(name: str, old: str, new: str) -> Guard:
     return Guard(name, "crawler/crawl.py", old, new, "test_crawl.py test_crawl_stops.py")
 
 
+def _search(name: str, old: str, new: str) -> Guard:
+    return Guard(name, "crawler/search.py", old, new, "test_crawl.py test_crawl_stops.py")
+
+
+def _command(name: str, file: str, old: str, new: str) -> Guard:
+    return Guard(name, f"{file}.py", old, new, "../run_scripts/test_crawl_command.py test_login_command.py")
+
+
 def _check(name: str, old: str, new: str) -> Guard:
     return Guard(
         name, "crawler/picture_checks.py", old, new, "test_picture_checks.py test_picture_duplicates.py"
@@ -87,17 +95,29 @@ GUARDS = (
     _policy("cool-down doubles", "self._state.cooldown_s * 2", "self._state.cooldown_s"),
     _policy("circuit breaker", "if self._failures >= self.pace.breaker:", "if False:"),
     _policy("block is written down", "self._state.good_since = 0\n        self._save()", "self._state.good_since = 0"),
-    _crawl("stop at a block", "if result.state.blocked:", "if False:"),
+    _search("stop at a block", "if not result.state.blocked:", "if True:"),
     _crawl("layout changed", "if self._unknown_in_a_row >= MAX_UNKNOWN:", "if False:"),
-    _crawl("second expiry stops", "if now - self._expired_at < RELOGIN_S:", "if False:"),
-    _crawl("one browser restart", "if self._since_restart < RESTART_AFTER:", "if False:"),
+    _search("second expiry stops", "if now - self._expired_at < RELOGIN_S:", "if False:"),
+    _search("one browser restart", "if self._since_restart < RESTART_AFTER:", "if False:"),
     _crawl("cap of a run", "if self.summary.asked >= self._options.max_queries:", "if False:"),
     _crawl("cached costs nothing", "if not missing:", "if False:"),
-    _crawl("known misses", "if miss:", "if False:"),
+    _crawl("known misses", "if miss and not", "if False and not"),
     _crawl("nothing to search for", "if not searchable(query):", "if False:"),
-    _crawl("block at the login", "if error.state is None:\n                raise", "raise"),
+    _search("block at the login", "if error.state is None:\n                raise", "raise"),
     Guard("no duplicates in a query", "crawler/collect.py", "if not any(is_duplicate", "if True or not any(is_duplicate", "test_crawl.py"),
-    Guard("retry waits", "crawler/collect.py", "self._clock.sleep(min(got.retry_after or 0.0, MAX_RETRY_AFTER_S))", "pass", "test_crawl.py"),
+    Guard("retry waits", "crawler/collect.py", "self._clock.sleep(wait)", "pass", "test_crawl.py"),
+    Guard("throttling host is left alone", "crawler/collect.py", "if picture is Refusal.THROTTLED:", "if False:", "test_crawl.py"),
+    _search("block remembered first", "error = self._policy.blocked(state)\n", "self.dump(state.value)\n        error = self._policy.blocked(state)\n"),
+    _command("consent", "run_scripts/crawl_source", "if not is_local(profile):", "if False:"),
+    _command("least pace", "run_scripts/crawl_source", "if not pace.gap_s <= min_gap <= MAX_GAP_S:", "if False:"),
+    _command("what is local", "run_scripts/crawl_source", "return all(map(_is_loopback, [*hosts,", "return any(map(_is_loopback, [*hosts,"),
+    _command("polite profiles", "run_scripts/crawl_source", "if getattr(profile.pace, name) < getattr(least, name):", "if False:"),
+    _command("orphaned crawl", "run_scripts/crawl_queries", "return parent is not None and parent != str(os.getppid())", "return False"),
+    Guard("who may be talked to", "crawler/profile.py", "if same and (port in ports or", "if same or (port in ports or", "test_profile.py"),
+    Guard("one crawl a cache", "crawler/presence.py", "self._lock.acquire(timeout=LOCK_TIMEOUT_S)", "pass", "test_provider.py"),
+    Guard("stale status", "crawler/presence.py", 'if float(content["written"]) < since:', "if False:", "test_provider.py"),
+    Guard("deadline of a learner", "crawler/provider.py", "or self._clock.monotonic() >= deadline", "", "test_provider.py"),
+    Guard("cache only", "crawler/provider.py", "at_work = self._wait and self._at_work()", "at_work = self._at_work()", "test_provider.py"),
     _check("known placeholders", "if sha256 in placeholders:", "if False:"),
     _check("fewest bytes", "if len(data) < MIN_BYTES:", "if False:"),
     _check("most pixels", "if image.width * image.height > MAX_PIXELS:", "if False:"),
