@@ -171,7 +171,7 @@ def test_the_browser_is_killed(mark: str, site: Site, options: BrowserOptions) -
 
 
 def test_a_browser_that_hangs(mark: str, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crawler.browser.ANSWER_MARGIN_S", 0.5)
+    monkeypatch.setattr("crawler.browser.ANSWER_MARGIN_S", 5.0)
     options = BrowserOptions(tmp_path / "profile", page_load_timeout_s=1, script_timeout_s=1)
     with Browser(options) as browser:
         started = started_with(mark)

@@ -52,6 +52,6 @@ def test_a_refused_connection(pages: PagesBrowser) -> None:  # noqa: F811
 def test_a_dump_of_the_page(pages: PagesBrowser, tmp_path: Path) -> None:  # noqa: F811
     source = make(pages, local_profile(pages.origin, "skeleton"))
     pages.open("skeleton")
-    source.dump(str(tmp_path / "dumps"), "20260101-loading")
+    source.dump(tmp_path / "dumps", "20260101-loading")
     found = json.loads((tmp_path / "dumps" / "20260101-loading.json").read_text(encoding="utf-8"))
     assert found["state"] == "loading" and found["busy"] == 2
