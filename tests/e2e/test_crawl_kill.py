@@ -28,7 +28,7 @@ from crawler.qr import decode_qr
 from tests.e2e.crawl_run import queries, wrong_pictures
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-KILLS = int(os.environ.get("CNCLIP_CRAWL_KILLS", "6"))
+KILLS = int(os.environ.get("CNCLIP_CRAWL_KILLS", "3"))
 ROOT = Path(__file__).resolve().parent.parent.parent
 GONE_S = 20.0
 VICTIMS = ("crawler", "driver", "browser")
