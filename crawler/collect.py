@@ -54,7 +54,7 @@ class Collector:
                 break
             picture = self._fetch(candidate, known, found.refused)
             if picture is Refusal.THROTTLED:
-                break  # the host wants no more requests now
+                break  # and no more requests now
             if not isinstance(picture, Picture):
                 continue
             number = numbers.pop(0)
@@ -71,7 +71,8 @@ class Collector:
     def _fetch(
         self, candidate: Candidate, known: Sequence[tuple[str, int]], refused: Counter[str]
     ) -> Picture | Refusal | None:
-        """The candidate's picture if it is good and new, else why not; another size where that may help."""
+        """The candidate's picture if it is good and new; another size of it where that may help. THROTTLED:
+        the host wants a longer pause than we wait."""
         for url in candidate.image_urls:
             got = self._fetch_paced(candidate, url)
             wait = got.retry_after or 0.0 if isinstance(got, Refused) else 0.0
@@ -83,8 +84,10 @@ class Collector:
                     return got
                 got = Refused(Refusal.DUPLICATE, url)
             refused[got.reason.value] += 1
+            if wait > MAX_RETRY_AFTER_S:
+                return Refusal.THROTTLED
             if got.reason not in _WORTH_THE_OTHER_SIZE:
-                return got.reason
+                return None
         return None
 
     def _fetch_paced(self, candidate: Candidate, url: str) -> Picture | Refused:

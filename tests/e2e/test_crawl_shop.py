@@ -188,7 +188,7 @@ def test_nothing_found_is_told_from_recommendations(tmp_path: Path) -> None:
         again = crawl(shop, tmp_path, asked)
         assert len(shop.log()) == before and again.summary.outcomes == {
             Outcome.CACHED: 2,
-            Outcome.KNOWN_MISS: 1,
+            Outcome.EMPTY: 1,
         }
 
 
