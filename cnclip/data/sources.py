@@ -64,6 +64,10 @@ class PairSources:
         number = int(self.source[pair])
         return self.datasets[number], pair - int(self._first[number])
 
+    def labels(self, image: int) -> IntArray:
+        """Numbers of all texts that describe picture number `image`, ascending."""
+        return self._labels[self._label_starts[image] : self._label_starts[image + 1]]
+
     def relevance(self, pairs: IntArray) -> npt.NDArray[np.bool_]:
         """bool (G, G) for G pair numbers: whether any split labels text j as describing picture i.
 

@@ -10,12 +10,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from cnclip.errors import CnclipError
+from cnclip.errors import CnclipError, InputError
 from cnclip.flags import FlagParser
 from cnclip.training.config import TrainConfig
 from cnclip.training.config_file import build_config, flag_layer, flag_name, read_yaml, to_yaml
+
+if TYPE_CHECKING:
+    from cnclip.online.source import ImageSource
 
 EXIT_OK, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 2, 130
 
@@ -44,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_flag(group: argparse._ArgumentGroup, name: str) -> None:
     field = TrainConfig.model_fields[name]
     text = (field.description or "").replace("%", "%%")
-    if field.annotation is bool:
+    if field.annotation in (bool, bool | None):
         group.add_argument(
             flag_name(name), dest=name, nargs="?", const=True, default=argparse.SUPPRESS,
             metavar="BOOL", help=text,
@@ -71,14 +74,28 @@ def _metavar(annotation: Any) -> str:
     return _METAVARS[annotation] if annotation in _METAVARS else _metavar(inner[0])
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train as told, or print the settings. Raises CnclipError on bad input and when training diverges."""
+def config_of(args: argparse.Namespace) -> TrainConfig:
+    """The settings that the flags and the file of --config make. Raises InputError."""
     given = {name: value for name, value in vars(args).items() if name in TrainConfig.model_fields}
     layers = [read_yaml(args.config)] if args.config is not None else []
-    config = build_config(*layers, flag_layer(given))
+    return build_config(*layers, flag_layer(given))
+
+
+OpenSource = Callable[[TrainConfig], contextlib.AbstractContextManager["ImageSource"]]
+
+
+def run(args: argparse.Namespace, open_source: OpenSource | None = None) -> int:
+    """Train as told, or print the settings. Raises CnclipError on bad input and when training diverges.
+
+    open_source: opens the pictures for --online-learning, on rank 0 only.
+    """
+    config = config_of(args)
     if args.print_config:
         sys.stdout.write(to_yaml(config if config.model else config.resolved()))
         return EXIT_OK
+
+    if config.online_learning and open_source is None:
+        raise InputError("--online-learning: use `cnclip train`, which knows where to get pictures")
 
     from cnclip.training.main import train
 
@@ -86,8 +103,15 @@ def run(args: argparse.Namespace) -> int:
     if not is_main:  # one process speaks for all, unless something is wrong
         for handler in logging.getLogger().handlers:
             handler.setLevel(logging.WARNING)
-    with _progress_bar() if is_main else contextlib.nullcontext() as advance:
-        folder = train(config, advance)
+    with contextlib.ExitStack() as stack:
+        advance = stack.enter_context(_progress_bar()) if is_main else None
+        make_learner = None
+        if config.online_learning and open_source is not None:
+            from cnclip.online.learner import make_online_learner
+
+            source = stack.enter_context(open_source(config)) if is_main else None
+            make_learner = partial(make_online_learner, source)
+        folder = train(config, advance, make_learner)
     if is_main:
         sys.stdout.write(f"{folder}\n")
     return EXIT_OK

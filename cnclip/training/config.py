@@ -27,6 +27,7 @@ def _setting(section: str, default: Any, description: str, **bounds: Any) -> Any
 _data, _model, _loss = partial(_setting, "data"), partial(_setting, "model"), partial(_setting, "loss")
 _optimizer, _schedule = partial(_setting, "optimizer"), partial(_setting, "schedule")
 _validation, _records = partial(_setting, "validation"), partial(_setting, "records")
+_online, _source = partial(_setting, "online"), partial(_setting, "source")
 _machine = partial(_setting, "machine")
 
 
@@ -122,6 +123,41 @@ class TrainConfig(BaseModel):
     skip_initial_validation: bool = _validation(False, "do not validate the weights it starts from")
     early_stop: int = _validation(0, "stop after so many validations without a better one; 0 = off", ge=0)
 
+    online_learning: bool = _online(False, "fetch fresh pictures during validation and learn from them")
+    online_cache: bool = _online(
+        False, "with --online-learning: only pictures that are in the cache; no browser, no login"
+    )
+    online_budget: float = _online(600.0, "seconds a round may wait for pictures", gt=0, le=86400)
+    online_pictures: int = _online(1, "pictures per query and round", ge=1, le=50)
+    online_lr: float | None = _online(None, "learning rate of a step (default: found by measurement)", gt=0)
+    online_scope: Literal["all", "text", "projection"] = _online("all", "what learns")
+    online_replay: int = _online(64, "training pairs mixed into each step", ge=0)
+    online_pull: float = _online(0.0, "pull towards the starting weights; 0 = none", ge=0)
+    online_min_pairs: int = _online(4, "fewer pairs than this make no step", ge=2)
+    online_tolerance: float = _online(
+        0.002, "how much a metric may fall before a round is taken back", ge=0, le=1
+    )
+    online_canary: int = _online(512, "training pairs kept aside to measure on", ge=0)
+    online_gate: bool = _online(True, "refuse pictures that look wrong")
+
+    source: Literal["taobao", "tbk", "folder", "practice-shop"] = _source(
+        "taobao", "where fresh pictures come from (docs/crawler.md)"
+    )
+    folder: Path | None = _source(None, "with --source folder: pictures, or a manifest of them")
+    shop_url: str | None = _source(
+        None, "with --source practice-shop: one that runs (default: one is started)"
+    )
+    shop_catalogue: Path | None = _source(
+        None, "with --source practice-shop: QUERY/*.jpg, pictures the shop that is started sells"
+    )
+    accept_site_rules: bool = _source(False, "you know the site's rules (docs/crawler.md), and decided")
+    min_gap: float | None = _source(None, "seconds between searches; never below the site's", gt=0, le=3600)
+    headless: bool | None = _source(None, "no browser window (default: where there is no display)")
+    state_dir: Path | None = _source(None, "where the account's session and pace are kept")
+    keep_login: bool = _source(False, 'answer yes if the site asks "stay logged in?"')
+    max_queries: int | None = _source(None, "searches in one run (default: the site's, 200)", ge=1)
+    online_dir: Path | None = _source(None, "cache of fresh pictures (default: valid, beside --logs)")
+
     logs: Path = _records(Path("./logs/"), "folder of all runs")
     name: str = _records("train_clip", "folder of this run below --logs", pattern=r"^[^/\x00]+$")
     log_interval: int = _records(10, "steps between log lines", ge=1)
@@ -183,6 +219,8 @@ class TrainConfig(BaseModel):
     def _fits_together(self) -> TrainConfig:
         problems = {
             "--early-stop needs --val-data": self.early_stop and self.val_data is None,
+            "--online-cache needs --online-learning": self.online_cache and not self.online_learning,
+            "--online-learning needs --val-data": self.online_learning and self.val_data is None,
             "--distillation needs --teacher-model-name": self.distillation and not self.teacher_model_name,
             "--freeze-vision and --freeze-text together leave nothing to train": self.freeze_vision
             and self.freeze_text,

@@ -60,7 +60,8 @@ def partners(valid: Tensor) -> Tensor:
 
 @dataclass
 class Contrastive:
-    """Objective of a fine-tune on batches of `PairBatches`.
+    """Objective of a fine-tune on batches of `PairBatches`. They may also have "unknown": bool (G, G), true
+    where nobody knows whether text j describes picture i; such a pair is neither positive nor negative.
 
     Args:
         loss: "multi-positive": all pairs that the labels allow are positives; "info-nce": pair i only;
@@ -148,8 +149,11 @@ class Contrastive:
         if len(image) < 2:  # nothing to tell apart: a step without a gradient
             nothing = 0 * (image.sum() + text.sum() + scale)
             return {"loss": nothing, "i2t_acc": nothing, "t2i_acc": nothing, "logit_scale": scale.detach()}
-        function = dual_softmax_info_nce if self.loss == "dual-softmax" else multi_positive_info_nce
-        values = {"loss": function(image, text, scale, targets.positives)}
+        if self.loss == "dual-softmax":
+            values = {"loss": dual_softmax_info_nce(image, text, scale, targets.positives)}
+        else:
+            loss = multi_positive_info_nce(image, text, scale, targets.positives, ignore=targets.unknown)
+            values = {"loss": loss}
         if taught is not None:
             values["kd_loss"] = _distil(image, self._gather(taught)[rows])
             values["loss"] = values["loss"] + self.kd_weight * values["kd_loss"]
@@ -195,7 +199,7 @@ class Contrastive:
 
 class _Targets:
     """What the loss wants of the rows that count. rows: bool (G,), readable pictures; positives: (g, g);
-    relevance: bool (g, g), what the labels say."""
+    relevance: bool (g, g), what the labels say; unknown: bool (g, g) or None, where they say nothing."""
 
     def __init__(self, objective: Contrastive, batch: Batch, mix: Mix | None) -> None:
         world, device = objective.parallel.world, objective.parallel.world.device
@@ -215,6 +219,8 @@ class _Targets:
             offset = world.rank * size if objective.aggregate else 0
             partner = objective._gather(local + offset)
             positives = mixed_targets(positives, partner, mix.share, mix.side)
+        unknown = batch.get("unknown")  # bool (G, G); only where the rows are contrasted with all others
+        self.unknown = None if unknown is None else unknown.to(device)[self.rows][:, self.rows]
         self.positives = positives[self.rows][:, self.rows]
         self.relevance = relevance[self.rows][:, self.rows]
 

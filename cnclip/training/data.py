@@ -47,18 +47,48 @@ class _Decoded(NamedTuple):
     problems: list[str]
 
 
+@dataclass(frozen=True)
+class TrainingView:
+    """How a picture becomes pixels to learn from: resized, or changed at random.
+
+    augmentation: "light" (`augment`), "auto" (`auto_augment`) or None. random_erasing: probability of
+    `random_erase`.
+    """
+
+    preprocess: PreprocessConfig
+    augmentation: Augmentation | None = None
+    random_erasing: float = 0.0
+
+    def pixels(self, data: bytes, name: str, seed: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """uint8 (R, R, 3). data: the encoded picture, `name` for messages. seed: of all that is random.
+
+        Raises ImageError: it cannot be read.
+        """
+        size = self.preprocess.size
+        image = decode_image(data, name=name, min_side=size)
+        if self.augmentation is None and not self.random_erasing:
+            return resize_pixels(image, self.preprocess)
+        rng = np.random.default_rng(seed)
+        if self.augmentation == "auto":
+            red, green, blue = (round(255 * mean) for mean in self.preprocess.mean)
+            pixels = auto_augment(image, rng, size, fill=(red, green, blue))
+        elif self.augmentation == "light":
+            pixels = augment(image, rng, size)
+        else:
+            pixels = resize_pixels(image, self.preprocess)
+        return random_erase(pixels, rng, self.random_erasing)
+
+
 @dataclass
 class _Decoder(Dataset[_Decoded]):
     """Runs in the workers. Augmentation of a pair depends on seed, epoch and pair alone."""
 
     sources: PairSources
-    preprocess: PreprocessConfig
-    augmentation: Augmentation | None
-    random_erasing: float
+    view: TrainingView
     seed: int
 
     def __getitem__(self, key: _Key) -> _Decoded:
-        size = self.preprocess.size
+        size = self.view.preprocess.size
         image = np.zeros((len(key.pairs), size, size, 3), dtype=np.uint8)
         valid, problems = np.zeros(len(key.pairs), dtype=np.bool_), list[str]()
         for row, pair in enumerate(key.pairs.tolist()):
@@ -71,19 +101,8 @@ class _Decoder(Dataset[_Decoded]):
 
     def _pixels(self, pair: int, epoch: int) -> npt.NDArray[np.uint8]:
         dataset, image_id = self.sources.image(pair)
-        size, name = self.preprocess.size, f"{dataset.path}: picture {image_id}"
-        image = decode_image(dataset.image_bytes(image_id), name=name, min_side=size)
-        if self.augmentation is None and not self.random_erasing:
-            return resize_pixels(image, self.preprocess)
-        rng = np.random.default_rng((self.seed, epoch, pair))
-        if self.augmentation == "auto":
-            red, green, blue = (round(255 * mean) for mean in self.preprocess.mean)
-            pixels = auto_augment(image, rng, size, fill=(red, green, blue))
-        elif self.augmentation == "light":
-            pixels = augment(image, rng, size)
-        else:
-            pixels = resize_pixels(image, self.preprocess)
-        return random_erase(pixels, rng, self.random_erasing)
+        data, name = dataset.image_bytes(image_id), f"{dataset.path}: picture {image_id}"
+        return self.view.pixels(data, name, (self.seed, epoch, pair))
 
 
 @dataclass
@@ -132,6 +151,7 @@ class PairBatches:
     def __post_init__(self) -> None:
         self._table = PairSources(self.sources)
         self._sampler = training_sampler(self.sampler, self._table, self.global_batch_size, seed=self.seed)
+        self.view = TrainingView(self.preprocess, self.augmentation, self.random_erasing)
         self._reported: set[str] = set()
         self._rows = self._broken = 0
 
@@ -179,7 +199,7 @@ class PairBatches:
         ahead, steps = tee(self._global_batches(start_step))  # the loader draws before we come to use
         decoded = iter(
             DataLoader(
-                _Decoder(self._table, self.preprocess, self.augmentation, self.random_erasing, self.seed),
+                _Decoder(self._table, self.view, self.seed),
                 sampler=self._sub_batches(ahead),
                 batch_size=None,
                 num_workers=self.workers,

@@ -151,7 +151,7 @@ def _take(history: History, row: Mapping[str, Any], values: dict[str, float]) ->
         history.valid.append(Scores.of(step, row["result"]))
     elif kind == "note" and isinstance(row.get("text"), str):
         history.notes.append((step, row["text"]))
-    else:
+    elif kind != "online":  # those have a report of their own
         return False
     return True
 

@@ -105,6 +105,23 @@ def gallery_line(*, epoch: int, step: int, result: Mapping[str, Any]) -> str:
     return " | ".join(fields)
 
 
+def online_line(*, epoch: int, step: int, record: Mapping[str, Any]) -> str:
+    """Our own line: what a round of online learning did (see `cnclip.online.record`)."""
+    pairs, metric = sum(step["pairs"] for step in record["steps"]), record["metric"]
+    fields = [
+        f"Online Learning (epoch {epoch} @ {step} steps)",
+        f"Decision: {record['decision']}",
+        f"Steps: {len(record['steps'])}",
+        f"Pairs: {pairs}",
+    ]
+    fields += [
+        f"{label} {metric}: {100 * found['before'][metric]:.2f} -> {100 * found['after'][metric]:.2f}"
+        for label, name in (("Taught", "taught"), ("Others", "others"), ("Canary", "canary"))
+        if (found := record[name]) is not None and found["after"] is not None
+    ]
+    return " | ".join([*fields, record["why"]])
+
+
 def saved_line(path: Path, *, epoch: int, step: int, seconds: float) -> str:
     """After a checkpoint was written."""
     name = printable(str(path))

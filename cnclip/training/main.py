@@ -34,11 +34,14 @@ from cnclip.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
+MakeLearner = Callable[[TrainConfig, World], Learner]
+
 # Sections of settings that the weights depend on; these may not change when a run is resumed, except for:
 _DECISIVE = ("data", "model", "loss", "optimizer", "schedule")
 _FREE = {
     *("num_workers", "restart", "use_flash_attention", "grad_checkpointing", "gather_with_grad"),
     *("reset_optimizer", "reset_data_offset"),
+    *("online_cache", "online_budget"),  # where pictures come from, not what is learnt from them
     *("max_epochs", "max_steps", "accum_freq"),  # the batch counts over all processes, see _settings
 }
 
@@ -46,7 +49,7 @@ _FREE = {
 def train(
     config: TrainConfig,
     on_progress: Callable[[int, int], None] | None = None,
-    learner: Learner | None = None,
+    make_learner: MakeLearner | None = None,
 ) -> Path:
     """Run (or resume) a fine-tune, with the other processes that torchrun started. Returns the run's folder.
 
@@ -56,7 +59,7 @@ def train(
 
     Args:
         on_progress: called on rank 0 with (steps done, steps in all).
-        learner: learns during each validation (see `evaluate_split`).
+        make_learner: makes what learns after each validation (see `Learner`), once there is a run.
 
     Raises InputError, WeightsError for unusable data, settings or files, NonFiniteError when training
     diverges.
@@ -65,7 +68,7 @@ def train(
     run = config.logs / config.name
     quiet = said_once("cnclip.text", "cnclip.model.tokens")
     with join_world(config.device) as world, open_run(run, world), quiet:
-        _train(config, run, world, on_progress, learner)
+        _train(config, run, world, on_progress, make_learner)
     return run
 
 
@@ -74,7 +77,7 @@ def _train(
     run: Path,
     world: World,
     on_progress: Callable[[int, int], None] | None,
-    learner: Learner | None,
+    make_learner: MakeLearner | None,
 ) -> None:
     # Rank 0 writes it, all need to see it.
     resuming = world.share((run / LATEST).exists() and not config.restart)
@@ -109,7 +112,7 @@ def _train(
             fit_config.total_steps,
             records,
             valid=valid,
-            learner=learner,
+            learner=make_learner(config, world) if make_learner is not None else None,
             on_progress=on_progress,
         )
         _introduce(config, model, batches, fit_config, precision, watch, done)
@@ -228,7 +231,8 @@ def _fit_config(config: TrainConfig, batches: PairBatches) -> FitConfig:
 
 
 def _settings(config: TrainConfig, batches: PairBatches, precision: Precision) -> dict[str, Any]:
-    names = {name for part in _DECISIVE for name in TrainConfig.sections()[part]} - _FREE
+    parts = (*_DECISIVE, "online") if config.online_learning else _DECISIVE
+    names = {name for part in parts for name in TrainConfig.sections()[part]} - _FREE
     plain = config.model_dump(mode="json", include={*names, "fsdp", "seed"})
     plain["train_data"] = batches.describe()  # what is there, wherever it is
     return {**plain, "global_batch_size": batches.global_batch_size, "precision": precision.name}

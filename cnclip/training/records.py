@@ -33,8 +33,9 @@ class Records:
 
     `folder`/metrics.jsonl gets one JSON object per line and event, flushed at once, each with "time" (seconds
     since 1970), "kind" and "step": "start" ("hardware"), "train" ("epoch" and the values), "valid" ("epoch",
-    "result"), "note" ("text"). A number that is not finite is null. The numbers also go to TensorBoard
-    (`folder`/tensorboard) and, with `wandb_project`, to Weights & Biases.
+    "result"), "online" ("epoch" and the numbers of a round), "note" ("text"). A number that is not finite is
+    null. The numbers also go to TensorBoard (`folder`/tensorboard) and, with `wandb_project`, to Weights &
+    Biases.
 
     Args:
         settings: of the run, shown by TensorBoard and Weights & Biases.
@@ -94,6 +95,12 @@ class Records:
         """What `evaluate` returned, perhaps with "in_batch": {"loss", …} beside it."""
         self._row("valid", step, {"epoch": epoch, "result": result})
         self._scalars("valid", step, _flat(result))
+
+    def online(self, step: int, epoch: int, record: Mapping[str, Any]) -> None:
+        """A round of online learning: its decision and numbers (`cnclip.online.record` keeps all of it)."""
+        short = {name: value for name, value in record.items() if name not in ("pictures", "movers")}
+        self._row("online", step, {**short, "epoch": epoch})
+        self._scalars("online", step, _flat(short))
 
     def note(self, step: int, text: str) -> None:
         """A remark for the report: a warning, an early stop, a changed setting."""

@@ -126,6 +126,7 @@ def train_step(
     seed: int = 0,
     max_grad_norm: float = 1.0,
     laps: Laps | None = None,
+    hold_statistics: bool = False,
 ) -> dict[str, float]:
     """Gradients, clip, step, clamp the logit scale to [0, ln 100].
 
@@ -134,6 +135,7 @@ def train_step(
         seed: of dropout and masks; give each step its own.
         max_grad_norm: global gradient norm above which gradients are scaled down; 0 = never.
         laps: collects seconds of forward, gather, backward, optimizer.
+        hold_statistics: normalise with BatchNorm's running statistics and leave them as they are.
 
     Returns:
         The objective's values and "grad_norm" (before clipping), as floats.
@@ -144,7 +146,7 @@ def train_step(
     laps = laps or Laps(precision.device)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-    _train_mode(model)
+    _train_mode(model, hold_statistics)
     optimizer.zero_grad(set_to_none=True)
     # BatchNorm's, moved by the forward pass
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -176,9 +178,13 @@ def train_step(
     return {**floats, "grad_norm": float(norm)}
 
 
-def _train_mode(model: nn.Module) -> None:
+def _train_mode(model: nn.Module, hold_statistics: bool) -> None:
     """Training mode, except for towers that are frozen: their BatchNorm statistics stay too."""
     model.train()
+    if hold_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     for tower in model.children():
         parameters = list(tower.parameters())
         if parameters and not any(p.requires_grad for p in parameters):

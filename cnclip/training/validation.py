@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,21 +12,37 @@ import torch.distributed as dist
 
 from cnclip.data.dataset import PairDataset
 from cnclip.errors import ImageError
-from cnclip.evaluation.evaluator import Embedded, embed, score
+from cnclip.evaluation.evaluator import Embedded, LabelledSplit, embed, score
 from cnclip.evaluation.ranks import FloatArray
 from cnclip.model.encoder import Encoder
 from cnclip.training.distributed import World
 from cnclip.training.losses import multi_positive_info_nce
 from cnclip.training.parallel import Parallel
 
+if TYPE_CHECKING:
+    from cnclip.training.run_state import RunState
+
 _SHOWN = 20  # lines about unreadable pictures
 
 
-class Learner(Protocol):
-    """Learns from the queries of a validation split between two measurements."""
+class Measured(NamedTuple):
+    """A split under the weights of one moment. result: what `evaluation.evaluate` returns, "in_batch" (see
+    `in_batch_metrics`) and "problems": a line for some of the pictures that cannot be read."""
 
-    def learn(self, parallel: Parallel, split: PairDataset, before: dict[str, Any]) -> dict[str, Any]:
-        """Change the model in place, or leave it. before: what `evaluate_split` found. Returns a report."""
+    result: dict[str, Any]
+    embedded: Embedded
+
+
+class Learner(Protocol):
+    """Learns from the queries of a validation split, after they were measured."""
+
+    def learn(
+        self, state: RunState, split: PairDataset, before: Measured, *, step: int, epoch: int
+    ) -> tuple[dict[str, Any], Measured]:
+        """Change the model in place, or leave it. Every process calls.
+
+        Returns a record of what was done, and the measurement of the weights as they are now.
+        """
         ...
 
 
@@ -95,35 +111,27 @@ class SharedEncoder:
         return sorted(item for items in lists for item in items)
 
 
-def evaluate_split(
-    parallel: Parallel,
-    split: PairDataset,
-    *,
-    batch_size: int = 64,
-    bf16: bool = False,
-    seed: int = 0,
-    learner: Learner | None = None,
-) -> dict[str, Any]:
-    """What `evaluation.evaluate` returns, "in_batch" (see `in_batch_metrics`), and "problems": a line for
-    some of the pictures that cannot be read.
+def shared_encoder(parallel: Parallel, *, bf16: bool = False) -> SharedEncoder:
+    """The model in training as an encoder whose work all processes share. Every process must call."""
+    parallel.share_buffers()
+    # A sharded model's layers are put together in every forward pass: all processes must make the same ones.
+    world = World(device=parallel.world.device) if parallel.sharded else parallel.world
+    return SharedEncoder(Encoder.of_training_model(parallel.model, bf16=bf16), world)
 
-    Every process must call. With a `learner`, the result is from before it learnt; "online" is its report and
-    "after" the same measurement again.
+
+def measure_split(
+    parallel: Parallel, split: LabelledSplit, *, batch_size: int = 64, bf16: bool = False, seed: int = 0
+) -> Measured:
+    """Full-gallery metrics of the model in training. Every process must call.
 
     Raises: InputError if the split has no usable text or picture.
     """
-    parallel.share_buffers()
-    encoder = Encoder.of_training_model(parallel.model, bf16=bf16)
-    # A sharded model's layers are put together in every forward pass: all processes must make the same ones.
-    world = World(device=parallel.world.device) if parallel.sharded else parallel.world
-    embedded = embed(SharedEncoder(encoder, world), split, batch_size=batch_size)
+    encoder = shared_encoder(parallel, bf16=bf16)
+    embedded = embed(encoder, split, batch_size=batch_size)
     result = score(embedded)
     result["problems"] = embedded.problems[:_SHOWN]
-    result["in_batch"] = in_batch_metrics(embedded, encoder.logit_scale, batch_size, seed)
-    if learner is not None:
-        result["online"] = learner.learn(parallel, split, dict(result))
-        result["after"] = evaluate_split(parallel, split, batch_size=batch_size, bf16=bf16, seed=seed)
-    return result
+    result["in_batch"] = in_batch_metrics(embedded, encoder.encoder.logit_scale, batch_size, seed)
+    return Measured(result, embedded)
 
 
 def in_batch_metrics(

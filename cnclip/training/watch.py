@@ -17,13 +17,20 @@ from cnclip.data.dataset import PairDataset
 from cnclip.model.atomic import replacing
 from cnclip.model.save import save_safetensors
 from cnclip.training.config import TrainConfig
-from cnclip.training.log_lines import begin_line, gallery_line, saved_line, train_line, validation_line
+from cnclip.training.log_lines import (
+    begin_line,
+    gallery_line,
+    online_line,
+    saved_line,
+    train_line,
+    validation_line,
+)
 from cnclip.training.loop import Progress
 from cnclip.training.records import Records
 from cnclip.training.run_folder import BEST, LATEST
 from cnclip.training.run_state import RunState
 from cnclip.training.schedule import epoch_of
-from cnclip.training.validation import Learner, evaluate_split
+from cnclip.training.validation import Learner, measure_split
 
 logger = logging.getLogger(__name__)
 
@@ -80,16 +87,19 @@ class Watch:
         epoch = epoch_of(step, self.steps_per_epoch)
         logger.info(begin_line(epoch, step))
         parallel = self.state.parallel
-        found = evaluate_split(
+        measured = measure_split(
             parallel,
             self.valid,
             batch_size=self.config.valid_batch_size,
             bf16=self.state.precision.name == "bf16",
             seed=self.config.seed,
-            learner=self.learner,
         )
-        result = parallel.world.share(found)  # all must decide alike
+        result = parallel.world.share(measured.result)  # all must decide alike
         self._report(step, epoch, result)
+        if self.learner is not None and step > 0:  # the start is measured as it is
+            record, after = self.learner.learn(self.state, self.valid, measured, step=step, epoch=epoch)
+            result = parallel.world.share(after.result)
+            self._report_online(step, epoch, record, result)
         score = float(result["text_to_image"]["mean_recall"])
         notes = self.state.notes
         notes["best"], notes["best_step"] = parallel.world.share(self._best())
@@ -182,6 +192,15 @@ class Watch:
                 "%d validation pictures cannot be read and are not counted; first: %s", count, first
             )
         self.records.valid(step, epoch, result)
+
+    def _report_online(self, step: int, epoch: int, record: dict[str, Any], result: dict[str, Any]) -> None:
+        if self.records is None:
+            return
+        logger.info(online_line(epoch=epoch, step=step, record=record))
+        self.records.online(step, epoch, record)
+        if record["decision"] == "kept":
+            logger.info(gallery_line(epoch=epoch, step=step, result=result))
+            self.records.valid(step, epoch, result)
 
     def _keep_best(self, score: float, step: int) -> None:
         weights = self.state.parallel.state_dict()
