@@ -73,7 +73,8 @@ class Embedded:
     problems: list[str] = field(default_factory=list)
 
 
-def _embed_texts(encoder: Embedder, texts: list[TextRow], batch_size: int) -> FloatArray:
+def embed_texts(encoder: Embedder, texts: list[TextRow], batch_size: int) -> FloatArray:
+    """float32 (n, d); each distinct text is embedded once."""
     distinct = {text: i for i, text in enumerate(dict.fromkeys(row.text for row in texts))}
     vectors = encoder.encode_texts(list(distinct), batch_size=batch_size)
     return vectors[[distinct[row.text] for row in texts]]
@@ -129,7 +130,7 @@ def embed(
         model=encoder.name,
         texts=dataset.texts,
         image_ids=[dataset.image_ids[i] for i in positions],
-        text_vectors=_embed_texts(encoder, dataset.texts, max(batch_size, 256)),
+        text_vectors=embed_texts(encoder, dataset.texts, max(batch_size, 256)),
         image_vectors=image_vectors,
         relevant=[items[items >= 0] for items in rows],
         problems=problems,

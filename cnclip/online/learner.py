@@ -35,12 +35,11 @@ _NOTES = "online"  # of a run's state: what must outlive the process
 
 def online_settings(config: TrainConfig) -> OnlineSettings:
     """The online settings of a training run."""
-    defaults = OnlineSettings()
     return OnlineSettings(
         pictures=config.online_pictures,
         budget_s=config.online_budget,
         batch_size=config.valid_batch_size,
-        lr=config.online_lr or defaults.lr,
+        lr=config.online_lr,
         scope=config.online_scope,
         replay=config.online_replay,
         pull=config.online_pull,
@@ -101,8 +100,9 @@ class OnlineLearner:
     ) -> tuple[dict[str, Any], Measured]:
         """See Learner."""
         world = state.parallel.world
-        notes = state.notes.setdefault(_NOTES, {"round": 0, "balance": {}})
-        number, balance = int(notes["round"]), Balance(dict(notes["balance"]))
+        notes = state.notes.setdefault(_NOTES, {"round": 0, "balance": {}, "pace": 1.0})
+        number, online = int(notes["round"]), self._round(state)
+        online.balance, online.pace = Balance(dict(notes["balance"])), float(notes["pace"])
         measure = partial(
             measure_split,
             state.parallel,
@@ -120,15 +120,16 @@ class OnlineLearner:
             {"step": step, "epoch": epoch},
             self._book.used_before(number) if world.is_main else {},
         )
-        outcome = self._round(state, balance).take(task, state.optimizer)
-        state.notes[_NOTES] = {"round": number + 1, "balance": balance.totals}
+        outcome = online.take(task, state.optimizer)
+        balance, pace = online.balance.totals, online.pace
+        state.notes[_NOTES] = {"round": number + 1, "balance": balance, "pace": pace}
         if world.is_main:
             self._keep(outcome, split)
         if outcome.after is None:
             raise ValueError("a round on a measured split measures it again")
         return outcome.record, outcome.after
 
-    def _round(self, state: RunState, balance: Balance) -> OnlineRound:
+    def _round(self, state: RunState) -> OnlineRound:
         parallel, config = state.parallel, state.parallel.model.config
         maker = BatchMaker(
             self.memory,
@@ -153,7 +154,6 @@ class OnlineLearner:
             bf16=state.precision.name == "bf16",
             betas=group["betas"],
             eps=group["eps"],
-            balance=balance,
             anchors=self.anchors,
         )
 

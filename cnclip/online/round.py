@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cnclip.evaluation.evaluator import Embedded
 from cnclip.online.batch import BatchMaker, Meanings
 from cnclip.online.fetching import Fetched, PatientSource
 from cnclip.online.gate import Guarded, Judged
@@ -26,7 +27,8 @@ from cnclip.training.validation import Measured, measure_split, shared_encoder
 
 logger = logging.getLogger(__name__)
 
-_WARM_UP = 8  # steps on replayed pairs that make the moments, where there are none to carry over
+_WARM_UP = 8  # steps that moments should have seen; replayed pairs show them what is missing
+_SLOWEST = 1 / 16  # share of the learning rate
 KEPT, TAKEN_BACK, SKIPPED = "kept", "rolled back", "skipped"
 
 
@@ -36,14 +38,14 @@ class Task:
 
     number: of the round, from 0. queries: texts to learn, each once. guarded: the gallery that is searched
     with them, whose pictures must not teach. before: its measurement, if its labels may be scored; measure:
-    makes it again. where: "step", "epoch" for the record. used: see `judge`, by text.
+    makes it again (see `measure_split`). where: "step", "epoch" for the record. used: see `judge`, by text.
     """
 
     number: int
     queries: Sequence[str]
     guarded: Guarded
     before: Measured | None = None
-    measure: Callable[[], Measured] | None = None
+    measure: Callable[..., Measured] | None = None
     where: Mapping[str, int] = field(default_factory=dict)
     used: Mapping[int, str] = field(default_factory=dict)
 
@@ -71,6 +73,8 @@ class OnlineRound:
         source: asked on rank 0; elsewhere it may be None.
         bf16: measure in bfloat16, as validation does.
         balance: what the rounds before have cost.
+        pace: share of the learning rate that the next round takes: half of what was too much, and twice what
+            was not.
     """
 
     parallel: Parallel
@@ -83,6 +87,7 @@ class OnlineRound:
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
     balance: Balance = field(default_factory=Balance)
+    pace: float = 1.0
     anchors: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def take(self, task: Task, optimizer: torch.optim.Optimizer | None) -> Outcome:
@@ -111,14 +116,19 @@ class OnlineRound:
             record["steps"] = self._step(task, plan, steps)
         record["distance"] = snapshot.distance()
         clock.mark("step")
-        after = task.measure() if task.measure is not None else None
-        changes = _Changes.of(task.before, after, plan.taught, canary, self._measure_canary())
+        after = None
+        if task.measure is not None and task.before is not None:
+            after = task.measure(pictures=self._known(task.before))
+        canaries = canary, self._measure_canary(self._known(canary))
+        changes = _Changes.of(task.before, after, plan.taught, *canaries)
         clock.mark("measure")
         keep, why = self._decide(record, changes)
         if keep:
             self.balance.keep({name: change.gain for name, change in changes.guarded.items()})
+            self.pace = min(1.0, self.pace * 2)
         else:
             snapshot.restore()
+            self.pace = max(_SLOWEST, self.pace / 2)
         record |= {"decision": KEPT if keep else TAKEN_BACK, "why": why, **changes.record()}
         record["seconds"] = clock.seconds
         if task.before is not None and after is not None:
@@ -138,14 +148,15 @@ class OnlineRound:
     def _step(self, task: Task, plan: Plan, steps: OnlineSteps) -> list[dict[str, float]]:
         """One step for each batch; those whose loss is not finite are left out."""
         settings = self.settings
-        if not steps.has_moments and settings.replay > 1:
-            steps.warm_up(self._replays(task.number), settings.seed)
+        missing = max(0, _WARM_UP - steps.experience)
+        if missing and settings.replay > 1:
+            steps.warm_up(self._replays(task.number, missing), settings.seed)
         taken = []
         for number, (fresh, replayed) in enumerate(plan.batches):
             rows, parts = self.maker.division(len(fresh), settings.replay)
             seed = [settings.seed, task.number, number]
             batch = self.maker.batch(fresh, replayed[:rows], plan.meanings, seed)
-            lr = settings.lr
+            lr = settings.lr * self.pace
             try:
                 values = steps.step(batch, parts, lr=lr, seed=_number(seed))
             except NonFiniteError as error:
@@ -155,16 +166,20 @@ class OnlineRound:
             taken.append({**numbers, "pairs": len(fresh), "replayed": rows, "lr": lr})
         return taken
 
-    def _replays(self, number: int) -> Iterator[tuple[dict[str, Any], int]]:
-        """Batches of replayed pairs only."""
+    def _replays(self, number: int, n: int) -> Iterator[tuple[dict[str, Any], int]]:
+        """`n` batches of replayed pairs only."""
         rows, parts = self.maker.division(0, self.settings.replay)
-        for nth in range(_WARM_UP):
+        for nth in range(n):
             seed = [self.settings.seed, number, 1_000 + nth]
             yield self.maker.batch([], self.memory.draw(rows, seed), Meanings.none(self.memory), seed), parts
 
-    def _measure_canary(self) -> Measured:
-        batch_size = self.maker.rows_at_once
-        return measure_split(self.parallel, self.memory.canary, batch_size=batch_size, bf16=self.bf16)
+    def _known(self, measured: Measured) -> Embedded | None:
+        """What need not be measured again, as these steps leave it alone: the pictures."""
+        return measured.embedded if self.settings.scope == "text" else None
+
+    def _measure_canary(self, pictures: Embedded | None = None) -> Measured:
+        batch_size, canary = self.maker.rows_at_once, self.memory.canary
+        return measure_split(self.parallel, canary, batch_size=batch_size, bf16=self.bf16, pictures=pictures)
 
     def _decide(self, record: dict[str, Any], changes: _Changes) -> tuple[bool, str]:
         """The same decision everywhere."""

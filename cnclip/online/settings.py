@@ -25,13 +25,13 @@ class OnlineSettings:
     pictures: int = 1
     budget_s: float = 600.0
     batch_size: int = 64
-    lr: float = 1e-4
-    scope: Scope = "all"
+    lr: float = 2e-4
+    scope: Scope = "text"
     replay: int = 64
     pull: float = 0.0
     min_pairs: int = 4
-    tolerance: float = 0.005
-    canary: int = 512
+    tolerance: float = 0.01
+    canary: int = 256
     gate: bool = True
     seed: int = 123
 

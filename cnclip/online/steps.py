@@ -48,7 +48,7 @@ class Snapshot:
         """Length of the way that the weights have gone since, as a share of their own length then."""
         moved = total = 0.0
         for tensor, before in self._tensors:
-            if tensor.is_floating_point():
+            if isinstance(tensor, nn.Parameter):
                 moved += float((_local(tensor) - _local(before)).float().square().sum())
                 total += float(_local(before).float().square().sum())
         return (moved / total) ** 0.5 if total else 0.0
@@ -142,10 +142,10 @@ class OnlineSteps:
         self._frame.close()
 
     @property
-    def has_moments(self) -> bool:
-        """Whether the first step is as good as any later one."""
-        learning = (p for group in self.optimizer.param_groups for p in group["params"])
-        return all(parameter in self.optimizer.state for parameter in learning)
+    def experience(self) -> int:
+        """Steps that the moments have seen."""
+        states = (self.optimizer.state.get(p, {}) for g in self.optimizer.param_groups for p in g["params"])
+        return min(int(state.get("step", 0)) for state in states)
 
     def warm_up(self, batches: Iterator[tuple[Batch, int]], seed: int) -> None:
         """Let the moments see `batches` of (batch, sub-batches); the weights end as they are."""

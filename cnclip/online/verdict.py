@@ -95,11 +95,8 @@ def decide(
             )
     if taught is None:
         return True, f"nothing was lost ({', '.join(told)} points of {METRIC})"
-    others = guarded.get(OTHERS)
     if taught.gain < 0:
         return False, f"the queries it taught lost {_plain(-taught.gain)} points of {METRIC}"
-    if taught.gain == 0 and (others is None or others.gain <= 0):
-        return False, f"nothing was gained ({', '.join(told)} points of {METRIC})"
     held = f"; {', '.join(told)}" if told else ""
     return True, f"the queries it taught gained {_plain(taught.gain)} points of {METRIC}{held}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from cnclip.data.dataset import PairDataset
 from cnclip.errors import ImageError
-from cnclip.evaluation.evaluator import Embedded, LabelledSplit, embed, score
+from cnclip.evaluation.evaluator import Embedded, LabelledSplit, embed, embed_texts, score
 from cnclip.evaluation.ranks import FloatArray
 from cnclip.model.encoder import Encoder
 from cnclip.training.distributed import World
@@ -120,14 +120,25 @@ def shared_encoder(parallel: Parallel, *, bf16: bool = False) -> SharedEncoder:
 
 
 def measure_split(
-    parallel: Parallel, split: LabelledSplit, *, batch_size: int = 64, bf16: bool = False, seed: int = 0
+    parallel: Parallel,
+    split: LabelledSplit,
+    *,
+    batch_size: int = 64,
+    bf16: bool = False,
+    seed: int = 0,
+    pictures: Embedded | None = None,
 ) -> Measured:
     """Full-gallery metrics of the model in training. Every process must call.
+
+    pictures: an earlier measurement of the split, if the image side is as it was then.
 
     Raises: InputError if the split has no usable text or picture.
     """
     encoder = shared_encoder(parallel, bf16=bf16)
-    embedded = embed(encoder, split, batch_size=batch_size)
+    if pictures is None:
+        embedded = embed(encoder, split, batch_size=batch_size)
+    else:
+        embedded = replace(pictures, text_vectors=embed_texts(encoder, split.texts, max(batch_size, 256)))
     result = score(embedded)
     result["problems"] = embedded.problems[:_SHOWN]
     result["in_batch"] = in_batch_metrics(embedded, encoder.encoder.logit_scale, batch_size, seed)

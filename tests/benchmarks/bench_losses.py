@@ -38,7 +38,7 @@ from cnclip.training.lite_recipe import _imagenet_weights
 from cnclip.training.loop import FitConfig, fit
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Precision
-from cnclip.training.validation import evaluate_split
+from cnclip.training.validation import measure_split
 
 ARMS: dict[str, tuple[LossName, SamplerName]] = {
     "InfoNCE, shuffled (Chinese-CLIP's way)": ("info-nce", "shuffle"),
@@ -96,7 +96,7 @@ def run(arm: str, seed: int, folder: Path, args: argparse.Namespace) -> dict[str
     parallel = Parallel(model, world)
     objective = Contrastive(parallel, Normalizer(model.config.preprocess, world.device), loss=loss)
     fit(model, batches, objective, config, Precision("bf16"))
-    result = evaluate_split(parallel, PairDataset.from_muge(folder, "valid"), bf16=True)
+    result = measure_split(parallel, PairDataset.from_muge(folder, "valid"), bf16=True).result
     return {
         "arm": arm,
         "seed": seed,

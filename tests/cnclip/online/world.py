@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,13 +34,15 @@ from cnclip.training.loop import FitConfig, fit, optimizer_of
 from cnclip.training.parallel import Parallel
 from cnclip.training.run_state import RunState
 from cnclip.training.step import Precision
-from cnclip.training.validation import measure_split
+from cnclip.training.validation import Measured, measure_split
 from tests.cnclip.training.conftest import build_tiny_model
 
 KNOWN = {"红色": (220, 30, 30), "绿色": (30, 200, 40), "蓝色": (30, 40, 210), "黄色": (230, 220, 40)}
 NEW = {"紫色": (150, 30, 200), "橙色": (240, 130, 20)}
 COLOURS = {**KNOWN, **NEW}
-SETTINGS = OnlineSettings(pictures=5, budget_s=5, lr=5e-3, replay=16, canary=8, tolerance=0.02, seed=3)
+SETTINGS = OnlineSettings(
+    scope="all", pictures=5, budget_s=5, lr=5e-3, replay=16, canary=8, tolerance=0.02, seed=3
+)
 
 
 def square(rgb: tuple[int, int, int], rng: np.random.Generator, side: int = 80) -> bytes:
@@ -136,10 +139,10 @@ def make_round(
 
 
 def make_task(online: OnlineRound, valid: PairDataset, number: int = 0) -> Task:
-    def measure() -> object:
-        return measure_split(online.parallel, valid)
+    def measure(**known: Any) -> Measured:
+        return measure_split(online.parallel, valid, **known)
 
     before = measure_split(online.parallel, valid)
     guarded = Guarded(gallery_hashes(valid), before.embedded.image_vectors)
     texts = distinct([row.text for row in valid.texts])
-    return Task(number, texts, guarded, before, measure, {"step": 1, "epoch": 1})  # type: ignore[arg-type]
+    return Task(number, texts, guarded, before, measure, {"step": 1, "epoch": 1})

@@ -17,14 +17,15 @@ from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.encoder import Encoder
 from cnclip.training.distributed import World
 from cnclip.training.parallel import Parallel
-from cnclip.training.validation import SharedEncoder, evaluate_split, in_batch_metrics
+from cnclip.training.validation import SharedEncoder, in_batch_metrics, measure_split
 
 Build = Callable[[], DualEncoder]
 
 
 def test_full_gallery_numbers_are_those_of_evaluate(tiny_model: Build, colours: PairDataset) -> None:
     model = tiny_model().train()
-    result = evaluate_split(Parallel(model), colours)
+    result, embedded = measure_split(Parallel(model), colours)
+    assert len(embedded.image_vectors) == result["n_gallery"]
     expected = evaluate(Encoder.of_training_model(model), colours)
     assert {name: result[name] for name in expected} == expected
     assert model.training  # as it was
@@ -84,16 +85,3 @@ def test_divided_work_comes_back_in_order(tiny_model: Build, colours: PairDatase
     for rank in range(size):
         vectors = Shared(encoder, Pretended(rank, size)).encode_texts(texts)
     np.testing.assert_allclose(vectors, encoder.encode_texts(texts), atol=1e-6)
-
-
-def test_a_learner_works_between_two_measurements(tiny_model: Build, colours: PairDataset) -> None:
-    class Learner:
-        def learn(self, parallel: Parallel, split: PairDataset, before: dict[str, Any]) -> dict[str, Any]:
-            assert split is colours and "R@1" in before["text_to_image"]
-            with torch.no_grad():
-                parallel.model.visual.proj.normal_(generator=torch.Generator().manual_seed(5))
-            return {"steps": 1}
-
-    result = evaluate_split(Parallel(tiny_model()), colours, learner=Learner())
-    assert result["online"] == {"steps": 1}
-    assert result["after"]["in_batch"]["loss"] != result["in_batch"]["loss"]
