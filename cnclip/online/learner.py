@@ -43,6 +43,7 @@ def online_settings(config: TrainConfig) -> OnlineSettings:
         scope=config.online_scope,
         replay=config.online_replay,
         pull=config.online_pull,
+        keep=config.online_keep,
         min_pairs=config.online_min_pairs,
         tolerance=config.online_tolerance,
         canary=config.online_canary,

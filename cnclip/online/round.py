@@ -112,6 +112,7 @@ class OnlineRound:
         with OnlineSteps(
             self.parallel, self.precision, self.settings.scope,
             betas=self.betas, eps=self.eps, run=optimizer, anchors=self.anchors, pull=self.settings.pull,
+            known=self._known_texts() if self.settings.keep else None, keep=self.settings.keep,
         ) as steps:  # fmt: skip
             record["steps"] = self._step(task, plan, steps)
         record["distance"] = snapshot.distance()
@@ -165,6 +166,14 @@ class OnlineRound:
             numbers = {name: values[name] for name in ("loss", "grad_norm")}
             taken.append({**numbers, "pairs": len(fresh), "replayed": rows, "lr": lr})
         return taken
+
+    def _known_texts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and vectors of some training texts, as they are now."""
+        texts = [self.memory.texts[number] for number in self.memory.sample()]
+        ids = self.maker.tokenize(texts, self.maker.context_length)
+        vectors = shared_encoder(self.parallel).encode_texts(texts)
+        device = self.parallel.world.device
+        return torch.from_numpy(ids).to(device), torch.from_numpy(vectors).to(device)
 
     def _replays(self, number: int, n: int) -> Iterator[tuple[dict[str, Any], int]]:
         """`n` batches of replayed pairs only."""

@@ -12,26 +12,28 @@ PICTURES = 5  # pictures of a query that are counted: Online-CNCLIP's cache has 
 
 @dataclass(frozen=True)
 class OnlineSettings:
-    """How rounds of online learning go.
+    """How rounds of online learning go. The defaults are what tests/benchmarks/bench_online.py found to work.
 
     pictures: of a query in one round. budget_s: seconds a round waits for pictures. batch_size: queries of a
-    step. lr: learning rate of a step. scope: the weights that learn: all that the run trains, the text side,
-    or the projections. replay: training pairs mixed into each step. pull: how strongly weights are drawn back
-    to where online learning began (L2-SP). min_pairs: fewer make no step. tolerance: what other queries, and
-    the canary, may lose by all kept rounds together, of `METRIC`. canary: training pictures kept aside.
-    gate: whether pictures are judged at all. seed: of everything random.
+    step. lr: learning rate of a step, at most. scope: the weights that learn: all that the run trains, the
+    text side, or the projections. replay: training pairs mixed into each step. pull: how strongly weights are
+    drawn back to where the run began (L2-SP). keep: how strongly known texts are kept where they are.
+    min_pairs: fewer make no step. tolerance: what other queries may lose by all kept rounds together, of
+    `METRIC`; the canary twice that. canary: training pictures kept aside. gate: whether pictures are judged at
+    all. seed: of everything random.
     """
 
     pictures: int = 1
     budget_s: float = 600.0
     batch_size: int = 64
-    lr: float = 2e-4
+    lr: float = 3e-4
     scope: Scope = "text"
     replay: int = 64
     pull: float = 0.0
+    keep: float = 20.0
     min_pairs: int = 4
     tolerance: float = 0.01
-    canary: int = 256
+    canary: int = 512
     gate: bool = True
     seed: int = 123
 

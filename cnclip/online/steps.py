@@ -15,6 +15,7 @@ from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.pixels import Normalizer
 from cnclip.online.settings import Scope
 from cnclip.training.contrastive import Contrastive
+from cnclip.training.losses import cosine_distillation
 from cnclip.training.optim import build_optimizer
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import Batch, NonFiniteError, Objective, Precision, StepContext, train_step
@@ -97,6 +98,32 @@ class Anchored:
         return values
 
 
+@dataclass(frozen=True)
+class Remembering:
+    """An objective that also keeps known texts where they were (learning without forgetting, Li & Hoiem 2016,
+    on embeddings).
+
+    ids: int64 (t, L). vectors: float32 (t, D), of these texts before. weight: of their mean 1 - cosine. Every
+    process has the same texts and so the same gradient, which is not exchanged.
+    """
+
+    objective: Objective
+    ids: Tensor
+    vectors: Tensor
+    weight: float
+
+    def backward(self, model: Any, batch: Batch, context: StepContext) -> dict[str, Tensor]:
+        """See Objective. Adds the value "kept"."""
+        values = self.objective.backward(model, batch, context)
+        context.seed_part(-1)
+        with context.precision.autocast():
+            texts = model.encode_text(self.ids)
+        kept = cosine_distillation(texts, self.vectors)
+        context.check(kept)
+        context.precision.scale(self.weight * kept).backward()  # type: ignore[no-untyped-call]
+        return {**values, "kept": kept}
+
+
 class OnlineSteps:
     """Takes the steps of one round on the parameters of a scope; a context manager, as other parameters are
     frozen meanwhile.
@@ -107,8 +134,8 @@ class OnlineSteps:
 
     Args:
         parallel: the model; every process takes part.
-        run: the run's optimizer, whose state is read and left as it is. None: there is none.
-        own: an optimizer of this class to go on with, instead.
+        run: the run's optimizer, or that of an earlier round, whose state is read and left as it is.
+        anchors, pull: see Anchored. known, keep: ids and vectors of texts, and the weight, see Remembering.
     """
 
     def __init__(
@@ -122,10 +149,13 @@ class OnlineSteps:
         run: torch.optim.Optimizer | None = None,
         anchors: Mapping[str, Tensor] | None = None,
         pull: float = 0.0,
+        known: tuple[Tensor, Tensor] | None = None,
+        keep: float = 0.0,
     ) -> None:
         self.model, self._parallel, self._precision = parallel.model, parallel, precision
         self._scope, self._betas, self._eps, self._run = scope, betas, eps, run
         self._anchors, self._pull = anchors or {}, pull
+        self._known, self._keep = known, keep
         self._frame = contextlib.ExitStack()
 
     def __enter__(self) -> OnlineSteps:
@@ -158,6 +188,8 @@ class OnlineSteps:
         """One step; returns the objective's values. Raises NonFiniteError: it was not taken."""
         pixels = Normalizer(self.model.config.preprocess, self._parallel.world.device)
         objective: Objective = Contrastive(self._parallel, pixels, sub_batches=sub_batches)
+        if self._known is not None and self._keep:
+            objective = Remembering(objective, *self._known, self._keep)
         if self._pull:
             objective = Anchored(objective, self._anchors, self._pull)
         return train_step(

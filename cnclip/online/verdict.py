@@ -82,16 +82,18 @@ def decide(
     """Whether to keep a round, and why, in one sentence.
 
     taught: the labelled queries it had pictures for; None where nothing is labelled. guarded: what must hold,
-    by name. tolerance: what each of those may lose by all kept rounds together.
+    by name. tolerance: what each of those may lose by all kept rounds together; the canary twice that, as its
+    pictures are ones that the model was trained on and knows by heart.
     """
     told = []
     for name, change in guarded.items():
         total = balance.after(name, change.gain)
         told.append(f"{name} {_points(change.gain)}")
-        if change.gain < 0 and total < -tolerance:
+        allowed = (2 if name == CANARY else 1) * tolerance
+        if change.gain < 0 and total < -allowed:
             return False, (
                 f"{name} lost {_plain(-change.gain)} points of {METRIC}"
-                f"{_so_far(total, change.gain)}, more than the {_plain(tolerance)} allowed"
+                f"{_so_far(total, change.gain)}, more than the {_plain(allowed)} allowed"
             )
     if taught is None:
         return True, f"nothing was lost ({', '.join(told)} points of {METRIC})"

@@ -129,17 +129,18 @@ class TrainConfig(BaseModel):
     )
     online_budget: float = _online(600.0, "seconds a round may wait for pictures", gt=0, le=86400)
     online_pictures: int = _online(1, "pictures per query and round", ge=1, le=50)
-    online_lr: float = _online(2e-4, "learning rate of a step, at most", gt=0)
+    online_lr: float = _online(3e-4, "learning rate of a step, at most", gt=0)
     online_scope: Literal["all", "text", "projection"] = _online(
         "text", "what learns; all: whatever the run trains"
     )
     online_replay: int = _online(64, "training pairs mixed into each step", ge=0)
     online_pull: float = _online(0.0, "pull towards the starting weights; 0 = none", ge=0)
+    online_keep: float = _online(20.0, "how strongly known texts are kept where they are; 0 = not", ge=0)
     online_min_pairs: int = _online(4, "fewer pairs than this make no step", ge=2)
     online_tolerance: float = _online(
         0.01, "mAP that other queries, or the canary, may lose by all kept rounds together", ge=0, le=1
     )
-    online_canary: int = _online(256, "training pictures that are never replayed, to measure on", ge=8)
+    online_canary: int = _online(512, "training pictures that are never replayed, to measure on", ge=8)
     online_gate: bool = _online(True, "refuse pictures that look wrong")
 
     source: Literal["taobao", "tbk", "folder", "practice-shop"] = _source(

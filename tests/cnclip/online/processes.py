@@ -18,7 +18,7 @@ from tests.cnclip.online.world import SETTINGS, Shop, make_round, make_task, tau
 
 SCENES = {
     "good": (Shop(), {}),
-    "text": (Shop(), {"scope": "text"}),
+    "text": (Shop(), {"scope": "text", "keep": 5.0}),
     "wrong": (Shop(wrong=("紫色", "橙色")), {"gate": False, "tolerance": 0.0}),
 }
 

@@ -39,15 +39,22 @@ def test_decisions(
 
 def test_small_losses_add_up() -> None:
     balance = Balance()
-    loss = {"canary": change(0.9, 0.897)}
+    loss = {"others": change(0.9, 0.897)}
     assert decide(None, loss, balance, 0.005)[0]
-    balance.keep({"canary": loss["canary"].gain})
+    balance.keep({"others": loss["others"].gain})
     decision, why = decide(None, loss, balance, 0.005)
     assert not decision and "0.60 with the rounds before" in why
-    balance.keep({"canary": 0.5})  # a gain makes good what was lost, and is not saved up
-    assert balance.totals["canary"] == 0.0
+    balance.keep({"others": 0.5})  # a gain makes good what was lost, and is not saved up
+    assert balance.totals["others"] == 0.0
     assert decide(None, loss, balance, 0.005)[0]
-    assert decide(None, {"canary": change(0.9, 0.91)}, Balance({"canary": -0.02}), 0.005)[0]
+    assert decide(None, {"others": change(0.9, 0.91)}, Balance({"others": -0.02}), 0.005)[0]
+
+
+def test_the_canary_may_lose_twice_as_much() -> None:
+    lost = change(0.9, 0.892)
+    assert decide(None, {"canary": lost}, Balance(), 0.005)[0]
+    assert not decide(None, {"canary": lost}, Balance(), 0.0039)[0]
+    assert not decide(None, {"others": lost}, Balance(), 0.005)[0]
 
 
 def test_groups_against_counting_by_hand() -> None:

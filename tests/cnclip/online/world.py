@@ -41,7 +41,7 @@ KNOWN = {"红色": (220, 30, 30), "绿色": (30, 200, 40), "蓝色": (30, 40, 21
 NEW = {"紫色": (150, 30, 200), "橙色": (240, 130, 20)}
 COLOURS = {**KNOWN, **NEW}
 SETTINGS = OnlineSettings(
-    scope="all", pictures=5, budget_s=5, lr=5e-3, replay=16, canary=8, tolerance=0.02, seed=3
+    scope="all", pictures=5, budget_s=5, lr=5e-3, replay=16, keep=0.0, canary=8, tolerance=0.02, seed=3
 )
 
 
