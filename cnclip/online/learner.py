@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,6 +20,8 @@ from cnclip.online.gate import Guarded
 from cnclip.online.plan import distinct, gallery_hashes
 from cnclip.online.record import RoundBook
 from cnclip.online.replay import Memory
+from cnclip.online.report import write_online_report
+from cnclip.online.report_verdict import summary_lines
 from cnclip.online.round import OnlineRound, Outcome, Task
 from cnclip.online.settings import OnlineSettings
 from cnclip.online.source import ImageSource
@@ -29,6 +32,8 @@ from cnclip.training.distributed import World
 from cnclip.training.run_state import RunState
 from cnclip.training.start import starting_model
 from cnclip.training.validation import Measured, measure_split
+
+logger = logging.getLogger(__name__)
 
 _NOTES = "online"  # of a run's state: what must outlive the process
 
@@ -129,6 +134,12 @@ class OnlineLearner:
         if outcome.after is None:
             raise ValueError("a round on a measured split measures it again")
         return outcome.record, outcome.after
+
+    def finish(self) -> None:
+        """See Learner."""
+        write_online_report(self.run)
+        for line in summary_lines(self.run):
+            logger.info("%s", line)
 
     def _round(self, state: RunState) -> OnlineRound:
         parallel, config = state.parallel, state.parallel.model.config

@@ -18,9 +18,9 @@ class OnlineSettings:
     step. lr: learning rate of a step, at most. scope: the weights that learn: all that the run trains, the
     text side, or the projections. replay: training pairs mixed into each step. pull: how strongly weights are
     drawn back to where the run began (L2-SP). keep: how strongly known texts are kept where they are.
-    min_pairs: fewer make no step. tolerance: what other queries may lose by all kept rounds together, of
-    `METRIC`; the canary twice that. canary: training pictures kept aside. gate: whether pictures are judged at
-    all. seed: of everything random.
+    min_pairs: fewer make no step. tolerance: mAP that other queries may lose by all kept rounds together;
+    the canary twice that. canary: training pictures kept aside. gate: whether pictures are judged at all.
+    seed: of everything random.
     """
 
     pictures: int = 1

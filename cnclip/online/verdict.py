@@ -76,20 +76,25 @@ def _only(ranks: Ranks, chosen: Any) -> Ranks:
     return Ranks(ranks.ranks[np.repeat(chosen, counts)], starts, ranks.queries[chosen])
 
 
+def allowance(group: str, tolerance: float) -> float:
+    """What a guarded group may lose by all kept rounds together: `tolerance`, and the canary twice that, as
+    its pictures are ones that the model was trained on and knows by heart."""
+    return 2 * tolerance if group == CANARY else tolerance
+
+
 def decide(
     taught: Change | None, guarded: Mapping[str, Change], balance: Balance, tolerance: float
 ) -> tuple[bool, str]:
     """Whether to keep a round, and why, in one sentence.
 
     taught: the labelled queries it had pictures for; None where nothing is labelled. guarded: what must hold,
-    by name. tolerance: what each of those may lose by all kept rounds together; the canary twice that, as its
-    pictures are ones that the model was trained on and knows by heart.
+    by name. tolerance: see `allowance`.
     """
     told = []
     for name, change in guarded.items():
         total = balance.after(name, change.gain)
         told.append(f"{name} {_points(change.gain)}")
-        allowed = (2 if name == CANARY else 1) * tolerance
+        allowed = allowance(name, tolerance)
         if change.gain < 0 and total < -allowed:
             return False, (
                 f"{name} lost {_plain(-change.gain)} points of {METRIC}"
@@ -115,4 +120,4 @@ def _points(value: float) -> str:
     return f"{100 * value:+.2f}"
 
 
-__all__ = ["CANARY", "METRIC", "OTHERS", "Balance", "Change", "decide", "split_change"]
+__all__ = ["CANARY", "METRIC", "OTHERS", "Balance", "Change", "allowance", "decide", "split_change"]

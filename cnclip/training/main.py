@@ -135,6 +135,8 @@ def _train(
             first_step=done,
         )
         watch.verdict(done + taken)
+        if world.is_main and watch.learner is not None:
+            watch.learner.finish()
     if world.is_main:
         write_report(run)
 

@@ -121,7 +121,14 @@ def training_page(history: History, curves: str = "") -> str:
             "neutral", "Nothing to report", "No step and no validation of this run was recorded."
         )
     footer = f"cnclip {__version__}, {made}"
-    return page(history.name, "Fine-tuning report", _byline(history), outcome, sections, footer)
+    return page(
+        title=history.name,
+        kicker="Fine-tuning report",
+        byline=_byline(history),
+        verdict=outcome,
+        sections=sections,
+        footer=footer,
+    )
 
 
 def _curves(history: History, path: Path) -> str:
@@ -175,11 +182,12 @@ def _byline(history: History) -> str:
     if epochs:
         parts.append(f"epoch {max(epochs):.0f}")
     if history.seconds:
-        parts.append(_duration(history.seconds))
+        parts.append(duration(history.seconds))
     return " · ".join(parts)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In hours, minutes and seconds, the two that matter."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

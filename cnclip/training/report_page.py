@@ -56,8 +56,20 @@ def tone(before: float | None, after: float | None) -> Tone:
     return "good" if after > before else "bad"
 
 
-def page(title: str, kicker: str, byline: str, verdict: Verdict, sections: Sequence[str], footer: str) -> str:
-    """A whole HTML document that loads nothing from anywhere. `sections` are HTML already."""
+def page(
+    *,
+    title: str,
+    kicker: str,
+    byline: str,
+    verdict: Verdict,
+    sections: Sequence[str],
+    footer: str,
+    style: str = "",
+) -> str:
+    """A whole HTML document that loads nothing from anywhere.
+
+    sections: HTML already. style: rules for what other modules put in.
+    """
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return f"""<!doctype html>
 <html lang="en">
@@ -67,7 +79,7 @@ def page(title: str, kicker: str, byline: str, verdict: Verdict, sections: Seque
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{text(title)} – {text(kicker)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{style}</style>
 </head>
 <body>
 <main>

@@ -45,6 +45,10 @@ class Learner(Protocol):
         """
         ...
 
+    def finish(self) -> None:
+        """The run is over: tell what there is to tell. Rank 0 calls."""
+        ...
+
 
 @dataclass
 class SharedEncoder:

@@ -80,6 +80,8 @@ def test_a_run_learns_online_and_says_so(config: TrainConfig) -> None:
         log,
     )
     assert log.count("Validation Result") == STEPS + 1  # the accuracies users know, under their own name
+    report = json.loads((folder / "online_report.json").read_text(encoding="utf-8"))
+    assert len(report["rounds"]) == STEPS and (folder / "online_report.html").stat().st_size > 10_000
     shown = {picture["sha256"] for record in records for picture in record["pictures"]}
     thumbs = {path.stem for path in (folder / "online" / "thumbs").iterdir()}
     assert shown <= thumbs and any(name.startswith("gallery-") for name in thumbs)

@@ -63,14 +63,15 @@ def test_every_field_is_described_and_in_a_section() -> None:
     assert all(field.description and "\n" not in field.description for field in fields.values())
     assert [name for names in TrainConfig.sections().values() for name in names] == list(fields)
     assert list(TrainConfig.sections()) == [
-        *("data", "model", "loss", "optimizer", "schedule", "validation", "records", "machine")
+        *("data", "model", "loss", "optimizer", "schedule", "validation", "online", "source"),
+        *("records", "machine"),
     ]
 
 
 def test_it_is_frozen_and_takes_no_unknown_field() -> None:
     with pytest.raises(ValidationError):
         config().lr = 1.0  # type: ignore[misc]
-    assert "Extra inputs" in problem(online_learning=True)
+    assert "Extra inputs" in problem(learn_online=True)
 
 
 @pytest.mark.parametrize(

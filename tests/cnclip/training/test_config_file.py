@@ -43,7 +43,7 @@ def test_weights_and_towers_replace_each_other_between_layers(tmp_path: Path) ->
     [
         ("batchsize: 3", "1: batchsize: no such setting (did you mean batch_size?)"),
         ("lr: 1\n\nwarmpu: 3", "3: warmpu: no such setting (did you mean warmup?)"),
-        ("online_learning: true", "1: online_learning: no such setting"),
+        ("learn_online: true", "1: learn_online: no such setting"),
         ("lr: 1\nlr: 2", "2: lr: given before, at {path}:1"),
         ("batch-size: 3\nbatch_size: 3", "2: batch_size: given before, at {path}:1"),
         ("lr: {a: 1}", "1: lr: expected one value or a list of them"),

@@ -116,6 +116,9 @@ def test_a_learner_is_asked_after_the_start_and_its_result_counts(watched: Watch
             record = {"round": 0, "decision": "kept", "why": "it gained", "metric": "mAP", "steps": []}
             return {**record, "taught": None, "others": None, "canary": None}, measured(score + 0.3)
 
+        def finish(self) -> None:
+            raise AssertionError("that is for whoever runs the training")
+
     learner = Learner()
     run = watched([0.5, 0.4], learner=learner)
     run.validate(0)
