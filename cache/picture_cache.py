@@ -88,8 +88,25 @@ class PictureCache:
 
     def get(self, query: str, number: int) -> Path | None:
         """A good picture's file, or None. Never raises for damaged files."""
-        picture = self._picture(query, number)
+        picture = self.picture(query, number)
         return picture.path if picture else None
+
+    def picture(self, query: str, number: int) -> Picture | None:
+        """A good picture with its bytes, read once, and what the sidecar says of them; or None. What does not
+        fit together is read again while somebody is writing there."""
+        seen = self._locate(query)
+        for _ in range(_ATTEMPTS):
+            folder, meta = seen
+            if folder is None:
+                return None
+            picture = folder.picture(number, meta, self.placeholders)
+            if picture.state is State.GOOD:
+                return picture
+            now = self._locate(query)
+            if now == seen:
+                return None
+            seen = now
+        return None
 
     def pictures(self, query: str) -> dict[int, Path]:
         """All good pictures of the query, by number."""
@@ -99,7 +116,7 @@ class PictureCache:
 
     def provenance(self, query: str, number: int) -> Provenance | None:
         """Where a good picture came from; None if there is none, or Online-CNCLIP's code wrote it."""
-        picture = self._picture(query, number)
+        picture = self.picture(query, number)
         return picture.stored.provenance if picture and picture.stored else None
 
     def miss(self, query: str, *, now: float | None = None) -> Miss | None:
@@ -208,22 +225,6 @@ class PictureCache:
             if meta is None:
                 unclaimed = folder  # the hashed name wins: no other query has it
         return unclaimed, None
-
-    def _picture(self, query: str, number: int) -> Picture | None:
-        """A good picture. What does not fit together is read again while somebody is writing there."""
-        seen = self._locate(query)
-        for _ in range(_ATTEMPTS):
-            folder, meta = seen
-            if folder is None:
-                return None
-            picture = folder.picture(number, meta, self.placeholders)
-            if picture.state is State.GOOD:
-                return picture
-            now = self._locate(query)
-            if now == seen:
-                return None
-            seen = now
-        return None
 
     def _put(self, query: str, number: int, data: bytes, stored: Stored) -> Path:
         if not 1 <= number <= MAX_NUMBER:

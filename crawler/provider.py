@@ -170,7 +170,12 @@ class CrawlerProcess:
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.poll() is None
+        return self.exit_code is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the process ended (see `cnclip crawl --help`; negative: by a signal), None while it runs."""
+        return self._process.poll()
 
     def close(self) -> None:
         """Stop the crawler (it closes its browser) and wait for its end. Never raises."""

@@ -15,6 +15,12 @@ def add_site_flags(parser: argparse.ArgumentParser) -> None:
     add("--profile", metavar="FILE", type=Path, help="a site profile of your own (.toml)")
     add("--folder", metavar="PATH", type=Path, help="for --source folder: pictures or a manifest")
     add("--shop-url", metavar="URL", help="a practice shop that runs already (else one is started)")
+    add(
+        "--shop-catalogue",
+        metavar="FOLDER",
+        type=Path,
+        help="real pictures for the practice shop that is started: QUERY/*.jpg",
+    )
     add("--min-gap", metavar="S", type=float, help="seconds between searches; never below the profile's")
     add(
         "--accept-site-rules",

@@ -25,7 +25,9 @@ MEANING = {
 
 
 @contextlib.contextmanager
-def progress_bar(summary: Summary, total: int | None) -> Iterator[Callable[[QueryReport], None]]:
+def progress_bar(
+    summary: Summary, total: int | None, *, hidden: bool = False
+) -> Iterator[Callable[[QueryReport], None]]:
     """Yields the function to call with each report. Bars go to stderr."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,7 +39,7 @@ def progress_bar(summary: Summary, total: int | None) -> Iterator[Callable[[Quer
         TextColumn("{task.fields[counts]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as progress:
         task = progress.add_task("crawling", total=total, counts="")
 
         def update(_report: QueryReport) -> None:

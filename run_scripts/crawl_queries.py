@@ -97,6 +97,11 @@ def _live(place: str, line: str) -> tuple[str, bool]:
     return _row(place, line), bool(json.loads(line).get("urgent"))
 
 
+def works_for_another() -> bool:
+    """Whether another process has this crawl as its helper, and does the talking."""
+    return PARENT_VARIABLE in os.environ
+
+
 def _orphaned() -> bool:
     """Whether the process that this crawl works for has ended."""
     parent = os.environ.get(PARENT_VARIABLE)

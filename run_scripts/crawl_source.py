@@ -61,6 +61,8 @@ def open_place(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
     """
     if args.folder is not None and args.source != "folder":
         raise InputError(f"--folder is for --source folder, not {args.source}")
+    if args.shop_catalogue is not None and (args.source != "practice-shop" or args.shop_url or args.profile):
+        raise InputError("--shop-catalogue is for a practice shop that is started for this crawl")
     if args.source in ("folder", "tbk") and (args.profile or args.shop_url or args.remote_url):
         raise InputError(f"--source {args.source} takes no --profile, --shop-url or --remote-url")
     if args.source == "folder":
@@ -87,12 +89,18 @@ def _folder(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
 
 
 def _tbk(args: argparse.Namespace) -> Place:
-    from crawler.profile import Pace
     from crawler.sources.tbk import tbk_from_environment
     from crawler.state import StateDir, default_state_dir
 
-    pace = slowed(Pace(gap_s=1, jitter_s=0.5), args.min_gap)
+    pace = slowed(tbk_pace(), args.min_gap)
     return Place(tbk_from_environment(), pace, StateDir(args.state_dir or default_state_dir("tbk")))
+
+
+def tbk_pace() -> Pace:
+    """How fast the Open Platform is asked at most."""
+    from crawler.profile import Pace
+
+    return Pace(gap_s=1, jitter_s=0.5)
 
 
 def _website(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
@@ -109,14 +117,14 @@ def _website(args: argparse.Namespace, stack: contextlib.ExitStack) -> Place:
     if args.source == "practice-shop" and args.shop_url is None and args.profile is None:
         from run_scripts.practice_run import start_practice_shop
 
-        started = start_practice_shop(stack)
+        started = start_practice_shop(stack, args.shop_catalogue)
         args.shop_url, args.state_dir = started.url, args.state_dir or started.state_dir
         phone = [started.phone]
     profile = resolve_profile(args.source, args.profile, args.shop_url)
     state = StateDir(args.state_dir or default_state_dir(profile.name))
     if not is_local(profile):
         check_polite(profile)
-        _ask_consent(profile, state.path, accepted=args.accept_site_rules)
+        ask_consent(profile, state.path, accepted=args.accept_site_rules)
     options = BrowserOptions(
         profile_dir=None if args.remote_url else state.browser,
         headless=has_no_display() if args.headless is None else args.headless,
@@ -192,7 +200,7 @@ def user_agent() -> str:
     return f"cnclip-crawler/{number}"
 
 
-def _ask_consent(profile: Profile, state_dir: Path, *, accepted: bool) -> None:
+def ask_consent(profile: Profile, state_dir: Path, *, accepted: bool) -> None:
     """Once per site: the decision is the user's. Raises InputError without one."""
     from crawler.state import private_folder
 
@@ -202,7 +210,7 @@ def _ask_consent(profile: Profile, state_dir: Path, *, accepted: bool) -> None:
     title = profile.title or profile.name
     sys.stderr.write(RULES.format(site=title, gap=profile.pace.gap_s, queries=profile.pace.max_queries))
     if not accepted:
-        if not sys.stdin.isatty():
+        if sys.stdin is None or not sys.stdin.isatty():
             raise InputError("--accept-site-rules is needed: the decision to crawl this site is yours")
         sys.stderr.write("Go on? [y/N] ")
         sys.stderr.flush()

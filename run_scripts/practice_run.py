@@ -63,11 +63,17 @@ class PracticePhone:
                     act(payload)
 
 
-def start_practice_shop(stack: contextlib.ExitStack) -> PracticeRun:
-    """A shop on free ports that asks for a login; gone when `stack` is closed."""
+def start_practice_shop(stack: contextlib.ExitStack, catalogue: Path | None = None) -> PracticeRun:
+    """A shop on free ports that asks for a login; gone when `stack` is closed.
+
+    Args:
+        catalogue: real pictures that it sells (QUERY/*.jpg, or JSONL); without it they are drawn.
+
+    Raises: SettingsError for a catalogue that cannot be used.
+    """
     from crawler.practice_shop import PracticeShop, ShopSettings
 
-    shop = stack.enter_context(PracticeShop(ShopSettings(login="required")))
+    shop = stack.enter_context(PracticeShop(ShopSettings(login="required", catalogue=catalogue)))
     state_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="cnclip-practice-"))
     sys.stderr.write(f"a practice shop is open at {shop.search_origin}; its phone scans the code by itself\n")
     return PracticeRun(shop.search_origin, Path(state_dir), PracticePhone(shop.search_origin))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train or fine-tune on the data sets below a folder.
-#   bash run_scripts/train.sh ${DATAPATH} [flags of cnclip train]
+#   bash run_scripts/train.sh ${DATAPATH} [--online-learning [--online-cache]] [flags of cnclip train]
 # The settings below can be edited here or given as environment variables of the same name; an empty one is as
 # CONFIG says, and a flag wins over both. On several machines, run the same command on each with its own RANK.
 set -euo pipefail
@@ -49,18 +49,37 @@ MASK_RATIO=${MASK_RATIO:-}
 DISTILLATION=${DISTILLATION:-}  # true or false
 TEACHER_MODEL_NAME=${TEACHER_MODEL_NAME:-}
 
+# Online learning (only with --online-learning): where fresh pictures come from; docs/crawler.md says more
+SOURCE=${SOURCE:-}                        # taobao, tbk, folder or practice-shop
+FOLDER=${FOLDER:-}                        # SOURCE=folder: QUERY/*.jpg, or a manifest
+SHOP_CATALOGUE=${SHOP_CATALOGUE:-}        # SOURCE=practice-shop: QUERY/*.jpg, what the shop sells
+SHOP_URL=${SHOP_URL:-}                    # SOURCE=practice-shop: a shop that runs already
+ACCEPT_SITE_RULES=${ACCEPT_SITE_RULES:-}  # true: you know the site's rules, and decided
+MIN_GAP=${MIN_GAP:-}                      # seconds between searches
+MAX_QUERIES=${MAX_QUERIES:-}              # searches in one run
+HEADLESS=${HEADLESS:-}                    # true or false
+STATE_DIR=${STATE_DIR:-}                  # where the account's session and pace are kept
+KEEP_LOGIN=${KEEP_LOGIN:-}                # true: answer yes to "stay logged in?"
+ONLINE_DIR=${ONLINE_DIR:-}                # cache of fresh pictures; default: DATAPATH/valid
+ONLINE_BUDGET=${ONLINE_BUDGET:-}          # seconds a round may wait for pictures
+ONLINE_PICTURES=${ONLINE_PICTURES:-}      # pictures per query and round
+
 EXTRAS=${EXTRAS:-train}  # what to install besides the package
 DRY_RUN=${DRY_RUN:-}     # 1: print the command, start nothing
 
 usage() {
   cat <<'TEXT'
-usage: bash run_scripts/train.sh DATAPATH [flags of cnclip train]
-  DATAPATH  folder with datasets/NAME, pretrained_weights and experiments
+usage: bash run_scripts/train.sh DATAPATH [--online-learning [--online-cache]] [flags of cnclip train]
+  DATAPATH           folder with datasets/NAME, pretrained_weights and experiments
+  --online-learning  learn from fresh pictures during validation; what DATAPATH/valid lacks is crawled
+  --online-cache     only from the pictures in DATAPATH/valid: no browser, no login
 settings (environment variables, described at the top of the script):
   GPUS_PER_NODE WORKER_CNT MASTER_ADDR MASTER_PORT RANK, DATASET VAL_DATASET TRAIN_DATA VAL_DATA,
   MODEL VISION_MODEL TEXT_MODEL RESUME, CONFIG NAME LOGS BATCH_SIZE VALID_BATCH_SIZE ACCUM_FREQ CONTEXT_LENGTH
   LR WD WARMUP MAX_EPOCHS MAX_STEPS VALID_STEP_INTERVAL VALID_EPOCH_INTERVAL PRECISION USE_AUGMENT NUM_WORKERS
   MASK_RATIO DISTILLATION TEACHER_MODEL_NAME,
+  SOURCE FOLDER SHOP_CATALOGUE SHOP_URL ACCEPT_SITE_RULES MIN_GAP MAX_QUERIES HEADLESS STATE_DIR KEEP_LOGIN
+  ONLINE_DIR ONLINE_BUDGET ONLINE_PICTURES,
   DRY_RUN=1 (print the command only), EXTRAS (what to install)
 TEXT
 }
@@ -148,20 +167,34 @@ if [ "$VISION_MODEL" = EfficientNet-Lite0 ] && [ -z "$MODEL$RESUME" ] &&
   MODEL=lite
 fi
 if [ -n "$MODEL" ] || flagged model "$@"; then VISION_MODEL='' TEXT_MODEL=''; fi
-for setting in MODEL VISION_MODEL TEXT_MODEL RESUME NAME BATCH_SIZE VALID_BATCH_SIZE ACCUM_FREQ CONTEXT_LENGTH \
-  LR WD WARMUP MAX_EPOCHS MAX_STEPS VALID_STEP_INTERVAL VALID_EPOCH_INTERVAL PRECISION USE_AUGMENT NUM_WORKERS \
-  MASK_RATIO DISTILLATION TEACHER_MODEL_NAME; do
-  if [ -n "${!setting}" ]; then
+# add_flags SETTING...: a flag for each setting that is not empty.
+add_flags() {
+  local setting
+  for setting in "$@"; do
+    [ -n "${!setting}" ] || continue
     flags+=("--$(printf '%s' "$setting" | tr '[:upper:]_' '[:lower:]-')=${!setting}")
-  fi
-done
+  done
+}
+add_flags MODEL VISION_MODEL TEXT_MODEL RESUME NAME BATCH_SIZE VALID_BATCH_SIZE ACCUM_FREQ CONTEXT_LENGTH \
+  LR WD WARMUP MAX_EPOCHS MAX_STEPS VALID_STEP_INTERVAL VALID_EPOCH_INTERVAL PRECISION USE_AUGMENT NUM_WORKERS \
+  MASK_RATIO DISTILLATION TEACHER_MODEL_NAME
 if [ "$GPUS_PER_NODE" = 0 ]; then flags+=(--device=cpu); fi
 if [ -n "$RESUME" ]; then flags+=(--reset-data-offset --reset-optimizer); fi
 
 # Everything is checked here once, so that a mistake is one line and not one per process.
-settings=$("$PY" -m cnclip.training "${flags[@]}" "$@" --print-config) || exit $?
-if flagged print-config "$@"; then printf '%s\n' "$settings"; exit 0; fi
+program=(run_scripts.cli train)
+settings=$("$PY" -m "${program[@]}" "${flags[@]}" "$@" --print-config) || exit $?
 value_of() { printf '%s\n' "$settings" | sed -n "s/^$1: //p"; }
+if [ "$(value_of online_learning)" = true ]; then
+  ONLINE_DIR=${ONLINE_DIR:-$datapath/valid}
+  add_flags SOURCE FOLDER SHOP_CATALOGUE SHOP_URL ACCEPT_SITE_RULES MIN_GAP MAX_QUERIES HEADLESS STATE_DIR \
+    KEEP_LOGIN ONLINE_DIR ONLINE_BUDGET ONLINE_PICTURES
+  settings=$("$PY" -m "${program[@]}" "${flags[@]}" "$@" --print-config) || exit $?
+fi
+if flagged print-config "$@"; then printf '%s\n' "$settings"; exit 0; fi
+if [ "$(value_of online_learning)" = true ] && [ "$RANK" -eq 0 ] && [ -z "$DRY_RUN" ]; then
+  "$PY" -m "${program[@]}" "${flags[@]}" "$@" --check-source || exit $?
+fi
 if [ "$(value_of model)$(value_of resume)$(value_of clip_weight_path)$(value_of bert_weight_path)" = \
   nullnullnullnull ]; then
   towers=$(value_of vision_model)@$(value_of text_model)
@@ -188,11 +221,11 @@ fi
 # `--` keeps torchrun from taking our --logs for an abbreviation of its own --logs-specs.
 if [ "$WORKER_CNT" -gt 1 ]; then
   command=("${launcher[@]}" "--nproc_per_node=$processes" "--nnodes=$WORKER_CNT" "--node_rank=$RANK"
-    "--master_addr=$MASTER_ADDR" "--master_port=$MASTER_PORT" -m -- cnclip.training)
+    "--master_addr=$MASTER_ADDR" "--master_port=$MASTER_PORT" -m -- "${program[@]}")
 elif [ "$processes" -gt 1 ]; then
-  command=("${launcher[@]}" --standalone "--nproc_per_node=$processes" -m -- cnclip.training)
+  command=("${launcher[@]}" --standalone "--nproc_per_node=$processes" -m -- "${program[@]}")
 else
-  command=("$PY" -m cnclip.training)
+  command=("$PY" -m "${program[@]}")
 fi
 command+=("${flags[@]}" "$@")
 unset RANK WORLD_SIZE LOCAL_RANK  # of a cluster's scheduler: they count machines, ours count processes

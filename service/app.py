@@ -11,7 +11,7 @@ from service.gallery import Gallery
 from service.lifecycle import make_lifespan
 from service.metrics import Metrics
 from service.middleware import RequestContext
-from service.routes import embeddings, health, items, pages, search
+from service.routes import embeddings, feedback, health, items, models, pages, search
 from service.settings import ServiceSettings
 
 DESCRIPTION = (
@@ -42,7 +42,7 @@ def create_app(
     app.add_middleware(RequestContext, settings=settings, metrics=metrics)
     install_error_handlers(app)
     app.state.metrics = metrics
-    for module in (search, items, embeddings, health, pages):
+    for module in (search, items, embeddings, models, feedback, health, pages):
         app.include_router(module.router)
     pages.mount_static(app)
     return app

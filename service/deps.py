@@ -11,7 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from service.encoder import Embedder, EncoderProtocol
 from service.errors import ApiError
+from service.feedback import FeedbackTaker
 from service.gallery import Gallery
+from service.models import Models
 from service.schemas import ItemIdText
 from service.searcher import Searcher
 from service.settings import ServiceSettings, names_loopback
@@ -23,17 +25,31 @@ class Service:
     """Everything that lives from start to shutdown; `app.state.service`."""
 
     settings: ServiceSettings
-    encoder: EncoderProtocol
     gallery: Gallery
-    embedder: Embedder
+    models: Models
     searcher: Searcher
     writer: Writer
+    feedback: FeedbackTaker | None
+
+    @property
+    def encoder(self) -> EncoderProtocol:
+        """Of the model in use now; a request that asks twice may get two."""
+        return self.models.current.encoder
+
+    @property
+    def embedder(self) -> Embedder:
+        """Of the model in use now."""
+        return self.models.current.embedder
+
+    @property
+    def trusted(self) -> bool:
+        """Whether this server can tell who may write: it has a key, or only this machine reaches it."""
+        return self.settings.api_key is not None or self.settings.local_only
 
     @property
     def writable(self) -> bool:
         """Whether writes are possible at all: not read-only, and not open to a network without a key."""
-        settings = self.settings
-        return not settings.read_only and (settings.api_key is not None or settings.local_only)
+        return not self.settings.read_only and self.trusted
 
 
 async def get_service(request: Request) -> Service:
@@ -63,7 +79,18 @@ ItemId = Annotated[str, Depends(get_item_id)]
 
 
 async def require_write(request: Request, service: ServiceDep) -> None:
-    """Refuse writes when read-only, and without an API key from anywhere but this machine.
+    """Refuse writes when read-only, and from those who may not (`require_trust`).
+
+    Raises:
+        ApiError: 403 with the reason.
+    """
+    if service.settings.read_only:
+        raise ApiError(403, "read_only", "this gallery is served read-only")
+    await require_trust(request, service)
+
+
+async def require_trust(request: Request, service: ServiceDep) -> None:
+    """Refuse what comes without an API key from anywhere but this machine.
 
     With a key, the middleware has checked it. Without one, the address listened on must be this machine's, as
     well as the host name asked for (the middleware has checked that) and the page that asks.
@@ -71,13 +98,11 @@ async def require_write(request: Request, service: ServiceDep) -> None:
     Raises:
         ApiError: 403 with the reason.
     """
-    if service.settings.read_only:
-        raise ApiError(403, "read_only", "this gallery is served read-only")
     if service.settings.api_key is not None:
         return
     origin = request.headers.get("origin")
     local = origin is None or names_loopback(origin.partition("://")[2])
-    if not (service.writable and local):
+    if not (service.trusted and local):
         raise ApiError(
             403, "api_key_required", "writing from another machine needs an API key (CNCLIP_API_KEY)"
         )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 
 from fastapi import FastAPI
-from PIL import Image
 
-from cache.embedding_cache import EmbeddingCache
 from cnclip.errors import InputError
 from service.deps import Service
-from service.encoder import Embedder, EncoderProtocol
-from service.gallery import Gallery
-from service.gallery.manifest import read_manifest
+from service.encoder import EncoderProtocol
+from service.feedback import FeedbackTaker
+from service.gallery import Gallery, find_model, read_models
+from service.generation import load_model
+from service.journal import Journal
 from service.metrics import Metrics
+from service.models import Models
+from service.query_log import QueryLog
 from service.searcher import Searcher
 from service.settings import ServiceSettings
 from service.writer import Writer
@@ -33,17 +34,14 @@ def load_encoder(settings: ServiceSettings) -> EncoderProtocol:
 
     Raises:
         InputError: there is no gallery (the message says how to make one), or no such model.
+        GalleryError: it is broken.
         WeightsError: the model's files are broken.
     """
     path = settings.gallery
     if not Gallery.exists(path):
         raise InputError(f"{path}: no gallery here; make one with: cnclip index PICTURES --gallery {path}")
-    name = settings.model or read_manifest(path).model_name
-
-    import cnclip
-
-    encoder: EncoderProtocol = cnclip.load(name)
-    return encoder
+    name = settings.model or find_model(path, read_models(path).active, settings.models_dir)
+    return load_model(name)
 
 
 def open_gallery(settings: ServiceSettings, encoder: EncoderProtocol) -> Gallery:
@@ -74,12 +72,15 @@ def make_lifespan(
             if items is None:
                 items = stack.enter_context(await asyncio.to_thread(open_gallery, settings, model))
             service = _assemble(settings, metrics, model, items, stack)
-            await _warm_up(service)
+            started = time.perf_counter()
+            await service.models.start()
+            logger.info("ready in %.0f ms", (time.perf_counter() - started) * 1000)
             app.state.service = service
             try:
                 yield
             finally:
                 app.state.service = None
+                await asyncio.to_thread(service.models.stop)
 
     return lifespan
 
@@ -87,24 +88,28 @@ def make_lifespan(
 def _assemble(
     settings: ServiceSettings, metrics: Metrics, encoder: EncoderProtocol, gallery: Gallery, stack: ExitStack
 ) -> Service:
-    cache = EmbeddingCache(encoder.fingerprint, settings.cache_size)
-    embedder = Embedder(encoder, settings, metrics, cache)
-    stack.callback(embedder.close)
-    searcher = Searcher(gallery, encoder, embedder, settings, metrics)
+    journal = None if settings.journal_path is None else Journal(settings.journal_path).open()
+    query_log = None
+    if journal is not None:
+        stack.callback(journal.close)
+        if settings.query_log:
+            query_log = QueryLog(journal, settings.query_log_size, metrics)
+            stack.callback(query_log.close)
+    models = Models(
+        settings, metrics, gallery, encoder, lambda: journal.recent_queries(32) if journal is not None else []
+    )
+    stack.callback(models.close)
+    searcher = Searcher(gallery, models, settings, metrics, query_log)
     stack.callback(searcher.close)
-    writer = Writer(gallery, embedder, settings, metrics)
+    writer = Writer(gallery, models, settings, metrics)
     stack.callback(writer.close)
-    embedder.start()
-    metrics.watch(queue_depth=lambda: embedder.batcher.depth, gallery_items=lambda: len(gallery))
-    return Service(settings, encoder, gallery, embedder, searcher, writer)
-
-
-async def _warm_up(service: Service) -> None:
-    """One search of each kind, so that the first user does not wait for dictionaries and kernels."""
-    started = time.perf_counter()
-    picture = io.BytesIO()
-    Image.new("RGB", (64, 64), "white").save(picture, "PNG")
-    (text,) = await service.embedder.texts(["热身"])
-    await service.embedder.image(picture.getvalue(), "warm-up")
-    await asyncio.to_thread(service.gallery.search, text.vector, 1, text="热身", mode="hybrid")
-    logger.info("warmed up in %.0f ms", (time.perf_counter() - started) * 1000)
+    feedback = None
+    if journal is not None:
+        feedback = FeedbackTaker(journal, gallery, models, settings.queue_size, metrics)
+        stack.callback(feedback.close)
+    metrics.watch(
+        queue_depth=lambda: models.current.embedder.batcher.depth,
+        gallery_items=lambda: len(gallery),
+        activation=models.items,
+    )
+    return Service(settings, gallery, models, searcher, writer, feedback)

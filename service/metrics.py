@@ -37,13 +37,54 @@ class Metrics:
         self.cache_lookups = Counter(
             "cnclip_embedding_cache_lookups", "Query vectors looked up", ["result"], registry=self.registry
         )
+        self.model_info = Gauge(
+            "cnclip_model_info", "1 for the model in use", ["model", "fingerprint"], registry=self.registry
+        )
+        self.activation_items = Gauge(
+            "cnclip_activation_items",
+            "Items of the activation that runs or ran last: done, total",
+            ["state"],
+            registry=self.registry,
+        )
+        self.activations = Counter(
+            "cnclip_activations",
+            "Activations of a model that ended: done, refused, cancelled, failed",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.repeated = Counter(
+            "cnclip_requests_repeated",
+            "Requests begun with one model and done with the next",
+            registry=self.registry,
+        )
+        self.feedback = Counter(
+            "cnclip_feedback", "Feedback taken: relevant or not", ["relevant"], registry=self.registry
+        )
+        self.queries_dropped = Counter(
+            "cnclip_query_log_dropped", "Searches that the query log had no room for", registry=self.registry
+        )
         self.queue_depth = Gauge("cnclip_queue_depth", "Inputs waiting for the model", registry=self.registry)
         self.gallery_items = Gauge("cnclip_gallery_items", "Items in the gallery", registry=self.registry)
 
-    def watch(self, *, queue_depth: Callable[[], int], gallery_items: Callable[[], int]) -> None:
-        """Read these two whenever somebody scrapes."""
+    def watch(
+        self,
+        *,
+        queue_depth: Callable[[], int],
+        gallery_items: Callable[[], int],
+        activation: Callable[[], tuple[int, int]],
+    ) -> None:
+        """Read these whenever somebody scrapes. activation: items done and in all."""
         self.queue_depth.set_function(queue_depth)
         self.gallery_items.set_function(gallery_items)
+        self.activation_items.labels("done").set_function(lambda: activation()[0])
+        self.activation_items.labels("total").set_function(lambda: activation()[1])
+
+    def model_in_use(self, label: str, fingerprint: str) -> None:
+        self.model_info.clear()
+        self.model_info.labels(label, fingerprint).set(1)
+
+    def activation_ended(self, outcome: str) -> None:
+        self.activations.labels(outcome).inc()
 
     def observe_batch(self, kind: str, size: int, seconds: float) -> None:
         self.batch_size.labels(kind).observe(size)

@@ -178,7 +178,7 @@ class SearchRequest(SearchOptions):
 
 
 class ModelInfo(BaseModel):
-    name: str
+    name: str = Field(description='"lite", or "lite/0003" for a version of it')
     fingerprint: str
 
 
@@ -280,6 +280,7 @@ class ReadyResponse(BaseModel):
     model: ModelInfo
     items: int
     writable: bool
+    feedback: bool = Field(description="whether feedback is taken")
     limits: dict[str, int]
 
 

@@ -10,14 +10,16 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 from service.batcher import Encoded, Vectors
-from service.encoder import Embedder, EncodedImage, EncoderProtocol
+from service.encoder import EncodedImage
 from service.errors import ApiError
 from service.gallery import Gallery, Hit, Row
+from service.generation import Generation
 from service.metrics import Metrics
+from service.models import Models
 from service.pool import BoundedPool
+from service.query_log import QueryLog
 from service.schemas import (
     ItemResponse,
-    ModelInfo,
     SearchOptions,
     SearchRequest,
     SearchResponse,
@@ -48,7 +50,7 @@ def item_response(row: Row) -> ItemResponse:
 
 
 class Searcher:
-    """Searches of one gallery with one model; every method is one request.
+    """Searches of one gallery; every method is one request, answered by one model throughout.
 
     Raises ApiError for refused requests, InputError for an unknown filter operator, QueueFullError when too
     many wait, and what `Embedder` raises.
@@ -57,16 +59,16 @@ class Searcher:
     def __init__(
         self,
         gallery: Gallery,
-        encoder: EncoderProtocol,
-        embedder: Embedder,
+        models: Models,
         settings: ServiceSettings,
         metrics: Metrics,
+        query_log: QueryLog | None,
     ) -> None:
         self._gallery = gallery
-        self._embedder = embedder
+        self._models = models
         self._settings = settings
         self._metrics = metrics
-        self._model = ModelInfo(name=encoder.name, fingerprint=encoder.fingerprint)
+        self._query_log = query_log
         self._pool = BoundedPool(settings.threads, settings.queue_size, "search")
 
     def close(self) -> None:
@@ -75,19 +77,20 @@ class Searcher:
     async def by_request(self, request: SearchRequest, started: float) -> SearchResponse:
         """Search by text or by item. `started` is the `perf_counter` at which the request came in."""
         self.check_options(request)
-        work = (
-            self._by_item(request, started)
-            if request.item_id is not None
-            else self._by_text(request, started)
-        )
-        return await within(self._settings.deadline_s, work)
+        search = self._by_item if request.item_id is not None else self._by_text
+        work = self._models.run(lambda model: search(model, request, started))
+        response = await within(self._settings.deadline_s, work)
+        if self._query_log is not None and request.text is not None:
+            self._query_log.add(request.text, response.model.fingerprint, len(response.results))
+        return response
 
     async def by_image(
         self, file: BinaryIO, name: str, options: SearchOptions, started: float
     ) -> SearchResponse:
         """Search by an encoded picture."""
         self.check_options(options)
-        return await within(self._settings.deadline_s, self._by_image(file, name, options, started))
+        work = self._models.run(lambda model: self._by_image(model, file, name, options, started))
+        return await within(self._settings.deadline_s, work)
 
     async def row(self, item_id: str) -> Row | None:
         """The catalogue's row of an item."""
@@ -100,48 +103,68 @@ class Searcher:
         if text is not None:
             check_text(text, self._settings)
 
-    async def _by_text(self, request: SearchRequest, started: float) -> SearchResponse:
+    async def _by_text(self, model: Generation, request: SearchRequest, started: float) -> SearchResponse:
         took: dict[str, float] = {"queue": 0.0, "encode": 0.0}
         vector = None
         if request.mode != "keyword":
-            (encoded,) = await self._embedder.texts([request.text or ""])
+            (encoded,) = await model.embedder.texts([request.text or ""])
             vector = encoded.vector
             took = _took(encoded)
-        hits = await self._ask(vector, request.top_k, request, took, text=request.text, mode=request.mode)
-        return self._answer(hits, took, started)
+        how = {"text": request.text, "mode": request.mode}
+        hits = await self._ask(model, vector, request.top_k, request, took, **how)
+        return self._answer(model, hits, took, started)
 
-    async def _by_item(self, request: SearchRequest, started: float) -> SearchResponse:
+    async def _by_item(self, model: Generation, request: SearchRequest, started: float) -> SearchResponse:
         item_id = request.item_id or ""
-        vectors = await self._pool.run(partial(self._gallery.vectors, [item_id]))
+        look_up = partial(self._gallery.vectors, [item_id], model=model.info.fingerprint)
+        vectors = await self._pool.run(look_up)
         if item_id not in vectors:
             raise ApiError(404, "not_found", f"no item {item_id!r}")
         took: dict[str, float] = {"queue": 0.0, "encode": 0.0}
-        hits = await self._ask(vectors[item_id], request.top_k + 1, request, took)
+        hits = await self._ask(model, vectors[item_id], request.top_k + 1, request, took)
         others = [hit for hit in hits if hit.row.id != item_id]
-        return self._answer(others[: request.top_k], took, started)
+        return self._answer(model, others[: request.top_k], took, started)
 
     async def _by_image(
-        self, file: BinaryIO, name: str, options: SearchOptions, started: float
+        self, model: Generation, file: BinaryIO, name: str, options: SearchOptions, started: float
     ) -> SearchResponse:
-        encoded = await self._embedder.image(file, name)
+        file.seek(0)  # it was read before, if the model was changed meanwhile
+        encoded = await model.embedder.image(file, name)
         took = _took(encoded)
-        hits = await self._ask(encoded.vector, options.top_k, options, took)
-        return self._answer(hits, took, started)
+        hits = await self._ask(model, encoded.vector, options.top_k, options, took)
+        return self._answer(model, hits, took, started)
 
     async def _ask(
-        self, vector: Vectors | None, k: int, options: SearchOptions, took: dict[str, float], **how: Any
+        self,
+        model: Generation,
+        vector: Vectors | None,
+        k: int,
+        options: SearchOptions,
+        took: dict[str, float],
+        **how: Any,
     ) -> list[Hit]:
-        """The gallery's hits, from the thread pool; writes took["search"]."""
+        """The gallery's hits, from the thread pool; writes took["search"].
+
+        Raises ModelChanged: its vectors are not those of `model` any more.
+        """
         began = time.perf_counter()
         search = partial(
-            self._gallery.search, vector, k, filter=options.filter, min_relevance=options.min_relevance, **how
+            self._gallery.search,
+            vector,
+            k,
+            filter=options.filter,
+            min_relevance=options.min_relevance,
+            model=model.info.fingerprint,
+            **how,
         )
         hits = await self._pool.run(search)
         took["search"] = time.perf_counter() - began
         self._metrics.stage_seconds.labels("search").observe(took["search"])
         return hits
 
-    def _answer(self, hits: Sequence[Hit], took: dict[str, float], started: float) -> SearchResponse:
+    def _answer(
+        self, model: Generation, hits: Sequence[Hit], took: dict[str, float], started: float
+    ) -> SearchResponse:
         took["total"] = time.perf_counter() - started
         results = [
             SearchResult(
@@ -154,7 +177,7 @@ class Searcher:
             for hit in hits
         ]
         took_ms = {stage: round(seconds * 1000, 3) for stage, seconds in took.items()}
-        return SearchResponse(results=results, no_match=not results, model=self._model, took_ms=took_ms)
+        return SearchResponse(results=results, no_match=not results, model=model.info, took_ms=took_ms)
 
 
 def _took(encoded: Encoded) -> dict[str, float]:

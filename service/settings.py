@@ -11,6 +11,8 @@ from typing import Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.layout import JOURNAL_NAME, MODELS_NAME
+
 CORES = min(8, max(2, os.cpu_count() or 2))
 LogLevel = Literal["debug", "info", "warning", "error"]
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
@@ -44,6 +46,15 @@ class ServiceSettings(BaseSettings):
     model: str | None = Field(
         default=None, description="model name, checkpoint or folder (default: the one that made the gallery)"
     )
+    models: Path | None = Field(
+        default=None, description="directory of model versions (default: `models` in the gallery)"
+    )
+    canary_margin: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="a new model version may find this share less of the items by their titles",
+    )
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     api_key: SecretStr | None = Field(
@@ -73,6 +84,14 @@ class ServiceSettings(BaseSettings):
     max_upload_bytes: int = Field(default=20 * 2**20, ge=1024, description="largest picture file, bytes")
     # Pillow refuses pictures of more than 178,956,970 pixels whatever it is told.
     max_pixels: int = Field(default=40_000_000, ge=1, le=178_956_970, description="largest picture, pixels")
+    query_log: bool = Field(default=False, description="note the texts of searches, for the learner")
+    query_log_size: int = Field(
+        default=100_000, ge=1, description="searches that the query log holds; the oldest go"
+    )
+    journal: Path | None = Field(
+        default=None,
+        description="file for feedback and the query log (default: journal.sqlite in the gallery)",
+    )
     log_level: LogLevel = Field(default="info", description="debug, info, warning or error")
     access_log: bool = Field(
         default=False, description="log one line per request (metrics count them anyway)"
@@ -88,6 +107,18 @@ class ServiceSettings(BaseSettings):
     def local_only(self) -> bool:
         """Whether nothing but listening on a loopback address keeps others out."""
         return self.api_key is None and is_loopback(self.host)
+
+    @property
+    def models_dir(self) -> Path:
+        """Where versions of the model are."""
+        return self.models if self.models is not None else self.gallery / MODELS_NAME
+
+    @property
+    def journal_path(self) -> Path | None:
+        """Where feedback and the query log go; None: nowhere, the gallery is not to be written to."""
+        if self.journal is not None or self.read_only:
+            return self.journal
+        return self.gallery / JOURNAL_NAME
 
     @property
     def deadline_s(self) -> float:

@@ -182,6 +182,27 @@ class PairDataset:
         return {"image": image, "text": row.text, "image_id": image_id, "text_id": row.text_id}
 
 
+def find_split(path: str | Path, split: str) -> Path:
+    """Where split `split` is under `path`: the directory that holds its `imgs`, or its `{split}_imgs.tsv`.
+
+    Raises:
+        InputError: neither is there; the message lists what was looked for.
+    """
+    path = Path(path)
+    own_name = split in (path.name, path.resolve().name)  # "." has no name before it is resolved
+    for candidate in (path / split, path / "lmdb" / split, *([path] if own_name else [])):
+        if (candidate / "imgs").is_dir():
+            return candidate
+    if (path / f"{split}_imgs.tsv").is_file():
+        return path / f"{split}_imgs.tsv"
+    if (path / "imgs").is_dir():
+        name = path.resolve().name
+        raise InputError(
+            f"{path}: is split {name!r}, not {split!r}; ask for {name!r}, or give its parent folder"
+        )
+    raise InputError(f"{path}: neither {split}/imgs, lmdb/{split}/imgs, imgs nor {split}_imgs.tsv is there")
+
+
 def open_split(path: str | Path, split: str, *, on_error: OnError | None = None) -> PairDataset:
     """Find split `split` under `path`: an LMDB root, a data directory, MUGE files, or the directory of that
     split itself, which has its name.
@@ -189,16 +210,7 @@ def open_split(path: str | Path, split: str, *, on_error: OnError | None = None)
     Raises:
         InputError: none of these is there; the message lists what was looked for.
     """
-    path = Path(path)
-    own_name = split in (path.name, path.resolve().name)  # "." has no name before it is resolved
-    for candidate in (path / split, path / "lmdb" / split, *([path] if own_name else [])):
-        if (candidate / "imgs").is_dir():
-            return PairDataset(candidate, on_error=on_error)
-    if (path / f"{split}_imgs.tsv").is_file():
-        return PairDataset.from_muge(path, split, on_error=on_error)
-    if (path / "imgs").is_dir():
-        name = path.resolve().name
-        raise InputError(
-            f"{path}: is split {name!r}, not {split!r}; ask for {name!r}, or give its parent folder"
-        )
-    raise InputError(f"{path}: neither {split}/imgs, lmdb/{split}/imgs, imgs nor {split}_imgs.tsv is there")
+    found = find_split(path, split)
+    if found.is_dir():
+        return PairDataset(found, on_error=on_error)
+    return PairDataset.from_muge(path, split, on_error=on_error)

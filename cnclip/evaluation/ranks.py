@@ -184,7 +184,9 @@ def top_k(
         best_scores = np.empty((part.stop - part.start, 0), np.float32)
         best_rows = np.empty((part.stop - part.start, 0), np.int64)
         for block in _blocks(len(gallery), gallery_block):
-            new_scores, new_rows = _best(queries[part] @ gallery[block].T, min(k, block.stop - block.start))
+            new_scores, new_rows = best_columns(
+                queries[part] @ gallery[block].T, min(k, block.stop - block.start)
+            )
             # Earlier rows stand left of later ones, so a stable sort keeps the tie rule.
             all_scores = np.concatenate([best_scores, new_scores], axis=1)
             all_rows = np.concatenate([best_rows, new_rows + block.start], axis=1)
@@ -195,7 +197,7 @@ def top_k(
     return scores, rows
 
 
-def _best(scores: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
+def best_columns(scores: FloatArray, k: int) -> tuple[FloatArray, IntArray]:
     """The k best columns of each row, best first, equal ones from left to right."""
     threshold = np.partition(scores, -k, axis=1)[:, -k]
     rows = np.empty((len(scores), k), np.int64)

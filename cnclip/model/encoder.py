@@ -37,12 +37,14 @@ class Encoder:
         *,
         name: str,
         fingerprint: str,
+        image_fingerprint: str = "",
         autocast: torch.dtype | None = None,
         training: bool = False,
     ) -> None:
         self.model = model
         self.name = name
         self.fingerprint = fingerprint
+        self.image_fingerprint = image_fingerprint  # of the image tower: the same picture vectors
         self._autocast, self._training = autocast, training
         weight = next(model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
@@ -224,13 +226,13 @@ def load(name_or_path: str | Path = "lite", device: str | None = None, dtype: st
         WeightsError: the file is missing, broken or unsafe. InputError: unknown name, device or dtype.
     """
     from cnclip.model.download import public_models
-    from cnclip.model.fingerprint import fingerprint
+    from cnclip.model.fingerprint import identify
     from cnclip.model.weights import build_model, load_checkpoint
 
     target = pick_device(device)
     compute = pick_dtype(dtype, target)
     loaded = load_checkpoint(find_weights(str(name_or_path)))
-    identity = fingerprint(loaded.state_dict, loaded.config)
+    identity = identify(loaded.state_dict, loaded.config)
     model = build_model(loaded).requires_grad_(False)
     if loaded.config.vision.tower != "hf":
         fold_batch_norm(model.visual)
@@ -241,7 +243,7 @@ def load(name_or_path: str | Path = "lite", device: str | None = None, dtype: st
         model.visual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     is_name = str(name_or_path) == "lite" or str(name_or_path) in public_models()
     name = str(name_or_path) if is_name else Path(name_or_path).stem
-    return Encoder(model.eval(), name=name, fingerprint=identity)
+    return Encoder(model.eval(), name=name, fingerprint=identity.whole, image_fingerprint=identity.image)
 
 
 def find_weights(name_or_path: str) -> Path:

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,16 @@ _TEXT_FIELDS = ("text_hidden_act", "text_num_attention_heads", "text_pooling")
 _HF_FIELDS = {"vision": ("hf_config", "hf_pooling"), "text": ("hf_config", "hf_tokenizer")}
 
 
+@dataclass(frozen=True)
+class Identity:
+    """Fingerprints of a model and of its towers. Models of one `image` (or `text`) fingerprint make the same
+    vectors of pictures (or texts); the logit scale counts for `whole` alone."""
+
+    whole: str
+    image: str
+    text: str
+
+
 def fingerprint(state_dict: Mapping[str, Tensor], config: ModelConfig) -> str:
     """SHA-256 over the settings, and over name, shape and float16 bytes of every weight in sorted order.
 
@@ -38,15 +49,28 @@ def fingerprint(state_dict: Mapping[str, Tensor], config: ModelConfig) -> str:
 
     Returns: 64 hexadecimal digits.
     """
+    return identify(state_dict, config).whole
+
+
+def identify(state_dict: Mapping[str, Tensor], config: ModelConfig) -> Identity:
+    """The fingerprint, and one of each tower, made in the same way."""
     state_dict = to_stored(config, state_dict)  # the same in every version of transformers
-    header = json.dumps(_settings(config), sort_keys=True, separators=(",", ":"))
     names = sorted(name for name, tensor in state_dict.items() if tensor.is_floating_point())
-    whole = hashlib.sha256(header.encode())
+    settings = _settings(config)
+    whole = _begin(settings)
+    image = _begin({name: settings[name] for name in ("schema", "vision", "preprocess")})
+    text = _begin({name: settings[name] for name in ("schema", "text", "context_length")})
     # hashlib releases the interpreter lock; one tensor per thread keeps the float16 copies few.
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for name, digest in zip(names, pool.map(lambda n: _digest(state_dict[n]), names), strict=True):
             whole.update(name.encode() + digest)
-    return whole.hexdigest()
+            if name != "logit_scale":
+                (image if name.startswith("visual.") else text).update(name.encode() + digest)
+    return Identity(whole.hexdigest(), image.hexdigest(), text.hexdigest())
+
+
+def _begin(settings: Mapping[str, Any]) -> hashlib._Hash:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, separators=(",", ":")).encode())
 
 
 def _settings(config: ModelConfig) -> dict[str, Any]:

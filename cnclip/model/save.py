@@ -38,11 +38,13 @@ def save_pt(
     optimizer: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     state: Mapping[str, Tensor] | None = None,
+    prefix: str = "module.",
 ) -> None:
     """Write a checkpoint that Chinese-CLIP reads: epoch, step, name, state_dict with `module.`, optimizer.
 
     The model's configuration rides along under "cnclip". `extra`: further entries (tensors, plain values).
-    `state`: the weights, where they are not simply the model's own (sharded training).
+    `state`: the weights, where they are not simply the model's own (sharded training). `prefix`: of their
+    names; Chinese-CLIP also reads those without.
     Raises: InputError if it cannot be written.
     """
     payload: dict[str, Any] = {
@@ -50,7 +52,7 @@ def save_pt(
         "epoch": epoch,
         "step": step,
         "name": name,
-        "state_dict": {f"module.{key}": tensor for key, tensor in _weights(model, state=state).items()},
+        "state_dict": {f"{prefix}{key}": tensor for key, tensor in _weights(model, state=state).items()},
         METADATA_KEY: config_entry(model.config),
     }
     if optimizer is not None:

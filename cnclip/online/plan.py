@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from cnclip.errors import InputError
-from cnclip.evaluation.evaluator import LabelledSplit
 from cnclip.evaluation.ranks import FloatArray
 from cnclip.image import decode_image
 from cnclip.online.batch import Meanings
@@ -131,7 +130,15 @@ def distinct(texts: Sequence[str]) -> list[str]:
     return list(found.values())
 
 
-def gallery_hashes(split: LabelledSplit) -> list[int]:
+class Gallery(Protocol):
+    """Pictures by id."""
+
+    @property
+    def image_ids(self) -> list[str]: ...
+    def image_bytes(self, image_id: str) -> bytes: ...
+
+
+def gallery_hashes(split: Gallery) -> list[int]:
     """Hashes of the pictures of a split that can be read."""
     hashes = []
     for image_id in split.image_ids:

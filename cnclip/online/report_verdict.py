@@ -87,7 +87,8 @@ def _canary(summary: Summary) -> str:
     change = summary.by_rounds("canary")
     if change is None:
         return "There was no canary."
-    return f"The canary {'fell' if change < -allowed(summary, 'canary') else 'held'}: {_from_to(summary, 'canary')}."
+    held = change >= -allowed(summary, "canary")
+    return f"The canary {'held' if held else 'fell'}: {_from_to(summary, 'canary')}."
 
 
 def _from_to(summary: Summary, group: str) -> str:

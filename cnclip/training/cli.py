@@ -41,10 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for section, names in TrainConfig.sections().items():
         group = parser.add_argument_group(section)
         for name in names:
-            _add_flag(group, name)
+            add_flag(group, name)
 
 
-def _add_flag(group: argparse._ArgumentGroup, name: str) -> None:
+def add_flag(group: argparse._ArgumentGroup, name: str) -> None:
+    """The flag of one field of TrainConfig; absent from the namespace where it is not given."""
     field = TrainConfig.model_fields[name]
     text = (field.description or "").replace("%", "%%")
     if field.annotation in (bool, bool | None):

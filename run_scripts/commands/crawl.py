@@ -73,9 +73,10 @@ def _crawl(args: argparse.Namespace, queries: Iterable[str]) -> int:
     from crawler.errors import CrawlError
     from crawler.presence import Presence
     from run_scripts.crawl_progress import progress_bar, show_summary
+    from run_scripts.crawl_queries import works_for_another
     from run_scripts.crawl_source import open_place
 
-    out, stopped = args.out.absolute(), ""
+    out, stopped, helps = args.out.absolute(), "", works_for_another()
     with contextlib.ExitStack() as stack:
         place = open_place(args, stack)
         presence = stack.enter_context(Presence(out))
@@ -84,7 +85,7 @@ def _crawl(args: argparse.Namespace, queries: Iterable[str]) -> int:
         crawl = Crawl(place.source, PictureCache(out), policy, _marks(args), options)
         total = len(queries) if isinstance(queries, Sized) else None
         try:
-            with progress_bar(crawl.summary, total) as advance:
+            with progress_bar(crawl.summary, total, hidden=helps) as advance:
                 crawl.run(queries, presence.report, advance)
             stopped = f"the cap of {options.max_queries} queries a run" if crawl.summary.capped else ""
         except (CrawlError, CacheError) as error:
@@ -92,7 +93,10 @@ def _crawl(args: argparse.Namespace, queries: Iterable[str]) -> int:
             raise
         except KeyboardInterrupt:
             stopped = "interrupted"
-            sys.stderr.write("interrupted: what was found is stored; run the same command again to go on\n")
+            if not helps:
+                sys.stderr.write(
+                    "interrupted: what was found is stored; run the same command again to go on\n"
+                )
             return EXIT_INTERRUPTED
         finally:
             presence.stopped(stopped)

@@ -82,12 +82,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _open(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Gallery, PixelEncoder]:
     """The gallery, made if need be, and the model that goes with it."""
-    from service.gallery import Gallery
+    from service.gallery import Gallery, find_model
 
     if Gallery.exists(args.gallery):
         # Before the model: that somebody else is writing is known at once.
         gallery = stack.enter_context(Gallery.open(args.gallery))
-        encoder = load_model(args.model or gallery.manifest.model_name)
+        encoder = load_model(args.model or find_model(gallery.path, gallery.models().active))
         gallery.check_model(encoder.fingerprint, args.model or encoder.name)
     else:
         model = args.model or DEFAULT_MODEL

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
             mode=args.mode,
             filter=filter,
             min_relevance=args.min_relevance,
+            model=None if args.mode == "keyword" else gallery.manifest.fingerprint,
         )
         query = args.query if args.image is None else str(args.image)
         if args.sheet is not None:
@@ -103,9 +104,10 @@ def _query_vector(args: argparse.Namespace, gallery: Gallery) -> Vector | None:
         return None
     import cnclip
     from cnclip.model.device import tune_malloc
+    from service.gallery import find_model
 
     tune_malloc()
-    encoder = cnclip.load(args.model or gallery.manifest.model_name)
+    encoder = cnclip.load(args.model or find_model(gallery.path, gallery.models().active))
     gallery.check_model(encoder.fingerprint, args.model or encoder.name)
     if args.image is not None:
         vectors = encoder.encode_images([args.image])

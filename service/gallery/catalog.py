@@ -3,7 +3,8 @@
 Every transaction that changes something raises `revision` by one, and every vector carries the revision that
 wrote it; `removed` remembers the numbers of deleted items. So an index of any earlier revision can be brought
 up to date by reading what changed since (`View.changed_vectors`, `View.removed`), and a rebuild is the same
-from revision 0. Numbers (`num`) are never used again.
+from revision 0. Numbers (`num`) are never used again. Vectors of models that are not in use are in tables of
+their own (vector_sets.py).
 """
 
 from __future__ import annotations
@@ -202,7 +203,9 @@ class Catalog:
 
     def _check_belongs_to(self, manifest: Manifest) -> None:
         with self.read() as view:
-            for key in ("gallery_id", "fingerprint", "dim"):
+            # A switch to another model is in the catalogue first: what differs then is healed (model_ref.py).
+            switched = view.meta("model") is not None
+            for key in ("gallery_id", "dim") if switched else ("gallery_id", "dim", "fingerprint"):
                 if view.meta(key) != getattr(manifest, key):
                     files = f"{MANIFEST_NAME} and {FILE_NAME}"
                     raise GalleryError(

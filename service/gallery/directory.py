@@ -13,12 +13,13 @@ from filelock import FileLock, Timeout
 from service.gallery import catalog, manifest
 from service.gallery.manifest import Manifest
 from service.gallery.types import GalleryError, GalleryLocked
+from service.layout import JOURNAL_NAME, MODELS_NAME
 
 INDEX_NAME = "index"
 IMAGES_NAME = "images"
 LOCK_NAME = "writer.lock"
 UNCLEAN_NAME = ".unclean"  # there while a writer works; found when opening, a writer was killed
-_OWN_NAMES = {manifest.FILE_NAME, INDEX_NAME, IMAGES_NAME, LOCK_NAME, UNCLEAN_NAME}
+_OWN_NAMES = {manifest.FILE_NAME, INDEX_NAME, IMAGES_NAME, LOCK_NAME, UNCLEAN_NAME, MODELS_NAME}
 
 
 def holds_gallery(path: Path) -> bool:
@@ -67,7 +68,9 @@ def fill_directory(path: Path, *, model_name: str, fingerprint: str, dim: int) -
         raise GalleryError(f"{path}: there is a gallery here already")
     names = sorted(entry.name for entry in path.iterdir())
     foreign = [
-        name for name in names if name not in _OWN_NAMES and not name.startswith((catalog.FILE_NAME, ".tmp-"))
+        name
+        for name in names
+        if name not in _OWN_NAMES and not name.startswith((catalog.FILE_NAME, JOURNAL_NAME, ".tmp-"))
     ]
     if foreign:
         raise GalleryError(f"{path}: is not a gallery and not empty (it holds {foreign[0]})")

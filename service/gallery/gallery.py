@@ -12,47 +12,49 @@ go last. A kill between any two leaves at most unreferenced pictures, which the 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
 from service.gallery import directory
 from service.gallery.catalog import Catalog
-from service.gallery.index import VectorIndex
 from service.gallery.live_index import LiveIndex
-from service.gallery.manifest import Manifest, read_manifest, write_manifest
+from service.gallery.manifest import read_manifest, write_manifest
+from service.gallery.model_ref import ModelRef, ModelState, healed, read_state
 from service.gallery.pictures import Pictures
-from service.gallery.searching import FilterMasks, Query, find
-from service.gallery.types import GalleryError, Hit, Item, Row, SearchMode, StoredImage, UpsertResult, Vector
-from service.gallery.view import View
+from service.gallery.reading import GalleryReader, check_unchanged
+from service.gallery.searching import FilterMasks
+from service.gallery.switching import Switch, SwitchParts
+from service.gallery.types import GalleryError, Item, StoredImage, UpsertResult
 from service.gallery.writing import CheckedItem, delete_items, label_folder, write_items
 
 logger = logging.getLogger(__name__)
 
 
-class Gallery:
+class Gallery(GalleryReader):
     """One opened gallery. Any number of threads may search while one at a time writes.
 
     A request sees one revision of everything: it reads inside one transaction, with the index of that
     revision. What another process commits is seen by the next request.
     """
 
-    def __init__(self, path: Path, lock: FileLock | None) -> None:
+    def __init__(self, path: Path, lock: FileLock | None, expected: tuple[str, str | None] | None) -> None:
         """Use `create` or `open`."""
         self.path = path
-        self.manifest: Manifest = read_manifest(path)
+        self.manifest = read_manifest(path)
         self._lock = lock
         self._pictures = Pictures(path / directory.IMAGES_NAME)
         self._write_lock = threading.RLock()
         self._masks = FilterMasks()
         self._catalog = Catalog(path, self.manifest, read_only=lock is None)
         try:
+            self._heal_manifest()
+            if expected is not None:
+                self.check_model(*expected)
             if lock is not None:
                 self._recover()
             self._index = LiveIndex(path / directory.INDEX_NAME, self.manifest.dim, self._catalog)
@@ -77,7 +79,7 @@ class Gallery:
         directory.make_directory(path)
         with directory.locked(path) as lock:
             directory.fill_directory(path, model_name=model_name, fingerprint=fingerprint, dim=dim)
-            return cls(path, lock)
+            return cls(path, lock, None)
 
     @classmethod
     def open(
@@ -100,13 +102,11 @@ class Gallery:
             ModelMismatchError: it was made with another model.
         """
         path = Path(path)
-        manifest = read_manifest(path)
-        if fingerprint is not None:
-            manifest.check_model(path, fingerprint, model_name)
-        if read_only:
-            return cls(path, None)
+        expected = None if fingerprint is None else (fingerprint, model_name)
+        if read_only or not cls.exists(path):
+            return cls(path, None, expected)
         with directory.locked(path) as lock:
-            return cls(path, lock)
+            return cls(path, lock, expected)
 
     def check_model(self, fingerprint: str, model_name: str | None = None) -> None:
         """Raises ModelMismatchError, naming both models, if the gallery was made with another one."""
@@ -150,17 +150,25 @@ class Gallery:
         with self._write_lock, self._catalog.read() as view:
             self._pictures.release(image, view)
 
-    def upsert(self, items: Sequence[Item], *, delete: Sequence[str] = ()) -> UpsertResult:
+    def upsert(
+        self, items: Sequence[Item], *, delete: Sequence[str] = (), model: str | None = None
+    ) -> UpsertResult:
         """Add items, or replace those of the same id; in one transaction, durable when it returns.
 
         Items with the ids in `delete` go in the same transaction. An item whose picture, title and attributes
         are as they were is unchanged and keeps its vector.
 
+        Args:
+            model: fingerprint of the model that made the vectors; None is not checked.
+
         Raises:
+            ModelChanged: the gallery's vectors are of another model by now; nothing is written.
             InputError: an item that cannot be stored, naming it and the field; nothing is written then.
             GalleryError: read-only, closed, or the disk refuses.
         """
         self._check_writable()
+        with self._catalog.read() as view:
+            check_unchanged(view.connection, model)  # before pictures are stored in vain
         ready = [CheckedItem.of(item, self.manifest.dim) for item in items]
         ready = [self._with_stored_image(item) for item in ready]
         with self._write_lock:
@@ -169,6 +177,7 @@ class Gallery:
                 if picture not in self._pictures:
                     raise GalleryError(f"{self.path}: the picture {picture.sha256} of an item is missing")
             with self._catalog.write() as connection:
+                check_unchanged(connection, model)
                 changes = write_items(connection, ready)
                 _, freed = delete_items(connection, delete)
             self._pictures.unpin(pictures)
@@ -192,81 +201,18 @@ class Gallery:
         with self._catalog.write() as connection:
             return label_folder(connection, name, path)
 
-    def __len__(self) -> int:
-        with self._consistent() as (_, index):
-            return len(index)
-
-    def get(self, item_id: str) -> Row | None:
-        with self._catalog.read() as view:
-            return view.row(item_id)
-
-    def ids(self, filter: Mapping[str, Any] | None = None) -> list[str]:
-        """Ids of all items, or of those that `filter` lets through, in the order in which they came."""
-        with self._catalog.read() as view:
-            return view.ids(filter)
-
-    def vectors(self, ids: Iterable[str]) -> dict[str, Vector]:
-        """Vectors, float32 (dim,), by id; ids that are not there are left out."""
-        with self._catalog.read() as view:
-            return view.vectors(ids)
-
-    def image_path(self, row: Row) -> Path | None:
-        """The file with the picture's original bytes; None if the item has none, or it was deleted."""
-        return self._pictures.path(row)
-
-    def read_image(self, row: Row) -> bytes | None:
-        """The picture's original bytes, verified. Raises CacheError if they are missing or damaged."""
-        return self._pictures.read(row)
-
-    def stats(self) -> dict[str, Any]:
-        """Facts for people and metrics; cheap."""
-        with self._consistent() as (view, index):
-            return {
-                **{name: getattr(self.manifest, name) for name in ("model_name", "fingerprint", "dim")},
-                "items": len(index),
-                "revision": view.revision(),
-                "index": index.kind,
-                "catalog_bytes": self._catalog.path.stat().st_size,
-            }
-
-    def search(
-        self,
-        vector: Vector | None,
-        k: int,
-        *,
-        text: str | None = None,
-        mode: SearchMode = "vector",
-        filter: Mapping[str, Any] | None = None,
-        min_relevance: float | None = None,
-    ) -> list[Hit]:
-        """The `k` best items, best first; fewer if there are not so many.
+    def switch_to(self, target: ModelRef, *, current: ModelRef, back: bool = False) -> Switch:
+        """Begin to change the model whose vectors are in use; see switching.py.
 
         Args:
-            vector: of the query, float32 (dim,), unit length; needed for "vector" and "hybrid".
-            text: needed for "keyword" and "hybrid". Any text will do; nothing in it is syntax.
-            filter: see filters.py. Applied before the search, so it never costs results.
-            min_relevance: drops hits of a lower cosine. Keyword hits have a cosine if there is a `vector`.
+            target: the next model. current: the one in use, with its image fingerprint.
+            back: the next one is the last of `models().history`.
 
-        Raises:
-            InputError: a query without what its mode needs, a vector that does not fit, an unknown operator.
+        Raises GalleryError: read-only, or the disk refuses.
         """
-        query = Query.checked(self.manifest.dim, vector, k, text, mode, filter, min_relevance)
-        with self._consistent() as (view, index):
-            return find(view, index, query, self._masks.get(view, query))
-
-    def refresh(self) -> int:
-        """Catch up with what was committed, here or elsewhere, as every search does. Returns the revision."""
-        with self._consistent() as (view, _):
-            return view.revision()
-
-    @contextlib.contextmanager
-    def _consistent(self) -> Iterator[tuple[View, VectorIndex]]:
-        while True:
-            with self._catalog.read() as view:
-                index = self._index.at(view)
-                if index is not None:
-                    yield view, index
-                    return
+        self._check_writable()
+        parts = SwitchParts(self._catalog, self._index, self._pictures, self._write_lock, self.manifest)
+        return Switch(parts, target, current, back, self._heal_manifest)
 
     def _with_stored_image(self, item: CheckedItem) -> CheckedItem:
         return replace(item, image=self.put_image(item.image)) if isinstance(item.image, bytes) else item
@@ -274,6 +220,15 @@ class Gallery:
     def _drop_pictures(self, freed: Iterable[str]) -> None:
         with self._catalog.read() as view:
             self._pictures.drop(freed, view)
+
+    def _heal_manifest(self) -> None:
+        """Make the manifest say what the catalogue does, which a change of the model wrote first."""
+        manifest = healed(self.manifest, self.models().active)
+        if manifest == self.manifest:
+            return
+        self.manifest = manifest
+        if self._lock is not None:
+            write_manifest(self.path, manifest)
 
     def _recover(self) -> None:
         marker = self.path / directory.UNCLEAN_NAME
@@ -296,3 +251,18 @@ class Gallery:
     def _check_writable(self) -> None:
         if self._lock is None:
             raise GalleryError(f"{self.path}: was opened read-only")
+
+
+def read_models(path: str | Path) -> ModelState:
+    """Which model the gallery at `path` is of, and which it was of before; looks, and does nothing else.
+
+    Raises GalleryError: missing or damaged.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    catalog = Catalog(path, manifest, read_only=True)
+    try:
+        with catalog.read() as view:
+            return read_state(view, manifest)
+    finally:
+        catalog.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from service.gallery.catalog import Catalog
@@ -26,6 +28,7 @@ class LiveIndex:
 
     def __init__(self, directory: Path, dim: int, catalog: Catalog) -> None:
         self._directory = directory
+        self._dim = dim
         self._catalog = catalog
         self._publishing = threading.Lock()
         self._snapshot = Snapshot(0, FlatIndex(dim))
@@ -33,7 +36,7 @@ class LiveIndex:
         self._must_save = True
         with catalog.read() as view:
             saved = load_index(directory, dim=dim, stamp=view.meta("index_stamp"))
-            if saved is not None and saved.revision <= view.revision():
+            if saved is not None and _vectors_since(view) <= saved.revision <= view.revision():
                 self._snapshot, self._must_save = saved, False
                 if len(self._advance(view)) != view.count():
                     logger.warning("%s: does not match the catalogue, it is rebuilt", directory)
@@ -49,6 +52,17 @@ class LiveIndex:
                 self._advance(view)
                 snapshot = self._snapshot
         return snapshot.index if snapshot.revision == revision else None
+
+    @contextlib.contextmanager
+    def replacing(self) -> Iterator[Callable[[int, VectorIndex], None]]:
+        """For a transaction that replaces all vectors: yields the function that publishes their index, under
+        the catalogue's new revision. Until the block ends, whoever sees that revision waits for it."""
+        with self._publishing:
+
+            def publish(revision: int, index: VectorIndex) -> None:
+                self._snapshot, self._must_save = Snapshot(revision, index), True
+
+            yield publish
 
     def save_if_worthwhile(self) -> None:
         if self._changed_rows >= SAVE_EVERY_ROWS:
@@ -71,6 +85,8 @@ class LiveIndex:
     def _advance(self, view: View) -> VectorIndex:
         revision = view.revision()
         since, index = self._snapshot.revision, self._snapshot.index
+        if since < _vectors_since(view):  # another process changed the model
+            since, index = 0, FlatIndex(self._dim)
         if since < revision:
             removed = view.removed(since)
             changed_rows = len(removed)
@@ -83,3 +99,8 @@ class LiveIndex:
             self._snapshot = Snapshot(revision, index)
             self._changed_rows += changed_rows
         return index
+
+
+def _vectors_since(view: View) -> int:
+    """The revision whose transaction exchanged all vectors for those of another model; 0: none did."""
+    return int(view.meta("vectors_since") or 0)

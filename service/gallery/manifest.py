@@ -11,15 +11,17 @@ from cache.files import write_durably
 from cnclip.errors import ModelMismatchError
 from service.gallery.types import GalleryError
 
-SCHEMA = 1
+SCHEMA = 1  # of new galleries
+SWITCHED_SCHEMA = 2  # once another version of the model was activated; programs before that cannot read it
 FILE_NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """schema: version of the directory's layout. model_name: what `cnclip.load` takes. fingerprint: of the
-    model that made the vectors. dim: their dimension. gallery_id: random, shared with the catalogue. created:
-    ISO 8601, UTC. items, revision: as of the last clean close; the catalogue has the exact ones."""
+    """schema: version of the directory's layout. model_name: what `cnclip.load` takes, or a path from
+    here (`find_model`). fingerprint: of the model that made the vectors. dim: their dimension. gallery_id:
+    random, shared with the catalogue. created: ISO 8601, UTC. items, revision: as of the last clean close;
+    the catalogue has the exact ones. model_version: "lite/0003", or "" for a model that is no version."""
 
     schema: int
     model_name: str
@@ -29,6 +31,7 @@ class Manifest:
     created: str
     items: int = 0
     revision: int = 0
+    model_version: str = ""
 
     def check_model(self, directory: Path, fingerprint: str, model_name: str | None) -> None:
         """Raises ModelMismatchError, naming both models, if `fingerprint` is not this gallery's."""
@@ -50,10 +53,11 @@ def read_manifest(directory: Path) -> Manifest:
         raise GalleryError(f"{path}: cannot be read ({error})") from error
     if not isinstance(values, dict):
         raise GalleryError(f"{path}: not a JSON object")
-    if isinstance(values.get("schema"), int) and values["schema"] > SCHEMA:
+    if isinstance(values.get("schema"), int) and values["schema"] > SWITCHED_SCHEMA:
         raise GalleryError(
-            f"{path}: schema {values['schema']} was written by a newer version (this one: {SCHEMA})"
+            f"{path}: schema {values['schema']} was written by a newer version (this one: {SWITCHED_SCHEMA})"
         )
+    values.setdefault("model_version", "")  # not in manifests of the time before versions
     known: dict[str, Any] = {}
     for field in fields(Manifest):
         value = values.get(field.name)

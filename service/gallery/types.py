@@ -32,6 +32,10 @@ class GalleryLocked(CnclipError):
     """Another process is writing to the gallery."""
 
 
+class ModelChanged(CnclipError):
+    """The gallery's vectors are of another model by now; what was made with the one before is of no use."""
+
+
 @dataclass(frozen=True)
 class StoredImage:
     """A picture that is in the gallery's blob store already: from `Gallery.put_image`, or an item's own.

@@ -24,6 +24,11 @@ class View:
         self._connection = connection
         self._dim = dim
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """For other modules' queries in the same transaction."""
+        return self._connection
+
     def meta(self, key: str) -> Any:
         row = self._connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else row[0]
@@ -96,13 +101,17 @@ class View:
 
     def changed_vectors(self, since: int) -> Iterator[tuple[Nums, Vector]]:
         """Vectors written after revision `since`, in chunks of (n,) numbers and (n, dim) vectors."""
-        # Left to itself, SQLite walks through all vectors to save the sort.
-        changed = " INDEXED BY vectors_revision WHERE revision > ?" if since else ""
+        # Without the +, SQLite walks through all vectors to save the sort.
+        changed = " WHERE revision > ? ORDER BY +num" if since else " ORDER BY num"
         cursor = self._connection.execute(
-            f"SELECT num, vector FROM vectors{changed} ORDER BY num", (since,) if since else ()
+            f"SELECT num, vector FROM vectors{changed}", (since,) if since else ()
         )
+        yield from self.chunks(cursor, CHUNK_ROWS)
+
+    def chunks(self, cursor: sqlite3.Cursor, rows_at_once: int) -> Iterator[tuple[Nums, Vector]]:
+        """The rows (num, vector) of a query, as (n,) numbers and (n, dim) vectors."""
         size = self._dim * 4
-        while rows := cursor.fetchmany(CHUNK_ROWS):
+        while rows := cursor.fetchmany(rows_at_once):
             nums = np.fromiter((num for num, _ in rows), dtype=np.int64, count=len(rows))
             if any(len(blob) != size for _, blob in rows):
                 raise sqlite3.DatabaseError("a vector has the wrong size")

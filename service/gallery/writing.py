@@ -62,18 +62,18 @@ class Changes:
 
 def write_items(connection: sqlite3.Connection, items: Iterable[CheckedItem]) -> Changes:
     """Insert or replace items; the revision rises if any of them changed."""
-    revision = _next_revision(connection)
+    revision = next_revision(connection)
     changes = Changes()
     for item in items:
         _write_item(connection, item, revision, changes)
     if changes.added or changes.updated:
-        _set_revision(connection, revision)
+        set_revision(connection, revision)
     return changes
 
 
 def delete_items(connection: sqlite3.Connection, ids: Iterable[str]) -> tuple[int, set[str]]:
     """Delete items. Returns how many there were, and the digests of the pictures they had."""
-    revision = _next_revision(connection)
+    revision = next_revision(connection)
     deleted, freed = 0, set()
     for item_id in ids:
         found = connection.execute("SELECT num, image_sha256 FROM items WHERE id = ?", (item_id,)).fetchone()
@@ -88,7 +88,7 @@ def delete_items(connection: sqlite3.Connection, ids: Iterable[str]) -> tuple[in
         if sha256 is not None:
             freed.add(sha256)
     if deleted:
-        _set_revision(connection, revision)
+        set_revision(connection, revision)
     return deleted, freed
 
 
@@ -135,10 +135,12 @@ def _write_item(connection: sqlite3.Connection, item: CheckedItem, revision: int
         return
     row = make_row(found)
     stored = connection.execute("SELECT vector FROM vectors WHERE num = ?", (row.num,)).fetchone()[0]
-    # The vector of a picture may differ in its last bits from run to run; the picture is what counts.
-    same_vector = stored == blob or (picture is not None and row.image_sha256 == picture.sha256)
+    # The vector of a picture may differ in its last bits from run to run; the picture is what counts. Two
+    # pictures that one model cannot tell apart may differ for the next one.
+    same_picture = row.image_sha256 == image[0]
+    same_vector = same_picture and (stored == blob or picture is not None)
     same_words = row.title == item.title and same_attributes(row.attributes, item.attributes)
-    if same_vector and same_words and row.image_sha256 == image[0]:
+    if same_vector and same_words:
         changes.unchanged += 1
         return
     connection.execute(
@@ -152,7 +154,7 @@ def _write_item(connection: sqlite3.Connection, item: CheckedItem, revision: int
         connection.execute(
             "UPDATE vectors SET revision = ?, vector = ? WHERE num = ?", (revision, blob, row.num)
         )
-    if row.image_sha256 is not None and row.image_sha256 != image[0]:
+    if row.image_sha256 is not None and not same_picture:
         changes.freed.add(row.image_sha256)
     changes.updated += 1
 
@@ -175,9 +177,9 @@ def _delete_words(connection: sqlite3.Connection, num: int) -> None:
     connection.execute("DELETE FROM attribute_values WHERE num = ?", (num,))
 
 
-def _next_revision(connection: sqlite3.Connection) -> int:
+def next_revision(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT value FROM meta WHERE key = 'revision'").fetchone()[0]) + 1
 
 
-def _set_revision(connection: sqlite3.Connection, revision: int) -> None:
+def set_revision(connection: sqlite3.Connection, revision: int) -> None:
     connection.execute("UPDATE meta SET value = ? WHERE key = 'revision'", (revision,))

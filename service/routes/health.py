@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from service.deps import ServiceDep
 from service.errors import ApiError
 from service.metrics import Metrics
-from service.schemas import ErrorResponse, ModelInfo, ReadyResponse
+from service.schemas import ErrorResponse, ReadyResponse
 
 router = APIRouter(tags=["operation"])
 
@@ -24,9 +24,10 @@ def readyz(service: ServiceDep) -> ReadyResponse:
         raise ApiError(503, "not_ready", "the model worker has stopped; the service must be restarted")
     settings = service.settings
     return ReadyResponse(
-        model=ModelInfo(name=service.encoder.name, fingerprint=service.encoder.fingerprint),
+        model=service.models.current.info,
         items=len(service.gallery),
         writable=service.writable,
+        feedback=service.feedback is not None and service.trusted,
         limits={
             "text_length": settings.max_text_length,
             "top_k": settings.max_top_k,

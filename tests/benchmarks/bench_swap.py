@@ -6,8 +6,10 @@
 `--clients` connections ask all the time, each the next query as soon as it has the last answer, and no query
 comes twice. Meanwhile a new version of the gallery's model is published and activated, and then rolled back.
 The version is the same model with small noise in its weights and another basis of its space: alone it finds
-what the model finds, but a query of one with the vectors of the other finds nothing (cosines near 0), so that
-every answer shows whether it is of one model. "swap" is the second around the first answer of the new model.
+what the model finds, but a query of one with the vectors of the other finds anything. Afterwards a sample of
+the answers, with all of the second around the first answer of the new model ("swap") and around its last
+("way back"), is compared with an exact search by the model that each names (swap_judge.py); how many of them
+would have been told from it, had they been mixed, is counted too.
 """
 
 from __future__ import annotations
@@ -37,26 +39,43 @@ from rich.table import Table
 
 from service.gallery import find_model, read_models
 from tests.benchmarks.bench_service import ROOT, Client, distinct_queries
+from tests.benchmarks.swap_judge import Judge
 
 NOISE = 0.002  # relative to the standard deviation of each weight
-MIXED = 0.2  # no best hit of a mixture comes near; of one model, each is above
+TOP_K = 10
+SAMPLE = 2000  # answers of each model that are checked, besides those of the swap
+TURNS = ("swap", "way back")
 
 
 @dataclass(frozen=True)
 class Answer:
     """One request. ended: seconds since the start; took: seconds; model: what the answer says, or ""."""
 
+    text: str
     ended: float
     took: float
     status: int
     model: str
-    best: float
+    ids: tuple[str, ...]
 
 
 class SwapClient(Client):
     """Keeps what was answered."""
 
+    reconnected = 0  # a server closes connections on which nothing came for five seconds
+
     async def ask(self, text: str, start: float) -> Answer:
+        """Raises IncompleteReadError if the connection ends within an answer."""
+        try:
+            return await self._ask(text, start)
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            if isinstance(error, asyncio.IncompleteReadError) and error.partial:
+                raise
+            self.reconnected += 1
+            await self.connect()
+            return await self._ask(text, start)
+
+    async def _ask(self, text: str, start: float) -> Answer:
         body = json.dumps({"text": text, "top_k": self._top_k}).encode()
         head = f"POST /v1/search HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
         began = time.perf_counter()
@@ -67,8 +86,9 @@ class SwapClient(Client):
         ended = time.perf_counter()
         status = int(answer.split(b" ", 2)[1])
         found = json.loads(content) if status == 200 else {}
-        best = found["results"][0]["score"] if found.get("results") else 0.0
-        return Answer(ended - start, ended - began, status, found.get("model", {}).get("name", ""), best)
+        ids = tuple(result["id"] for result in found.get("results", ()))
+        model = found.get("model", {}).get("name", "")
+        return Answer(text, ended - start, ended - began, status, model, ids)
 
 
 def publish_changed(gallery: Path, models: Path, text_only: bool) -> None:
@@ -122,7 +142,7 @@ class Run:
         self.answers: list[Answer] = []
         self.marks: dict[str, float] = {}
         self.activations: list[dict[str, Any]] = []
-        self._clients = [SwapClient(url, 10) for _ in range(clients)]
+        self.clients = [SwapClient(url, TOP_K) for _ in range(clients)]
         self._queries = distinct_queries()
         self._start = time.perf_counter()
         self._pause_s = pause_s
@@ -168,8 +188,8 @@ class Run:
         self._stop = True
 
     async def all(self, quiet_s: float) -> None:
-        await asyncio.gather(*(client.connect() for client in self._clients))
-        await asyncio.gather(*map(self._work, self._clients), self._operate(quiet_s))
+        await asyncio.gather(*(client.connect() for client in self.clients))
+        await asyncio.gather(*map(self._work, self.clients), self._operate(quiet_s))
 
     def between(self, begin: float, end: float) -> list[Answer]:
         return [answer for answer in self.answers if begin <= answer.ended < end]
@@ -180,8 +200,9 @@ class Run:
             name: self.between(marks[f"{name} begins"], marks[f"{name} ends"])
             for name in ("before", "activation", "after", "rollback")
         }
-        first = min(answer.ended for answer in self.answers if answer.model.startswith("bench/"))
-        return {**named, "swap": self.between(first - 0.5, first + 0.5)}
+        ended = [answer.ended for answer in self.answers if answer.model.startswith("bench/")]
+        turns = zip(TURNS, (min(ended), max(ended)), strict=True)
+        return {**named, **{name: self.between(turn - 0.5, turn + 0.5) for name, turn in turns}}
 
 
 def print_run(console: Console, run: Run) -> float:
@@ -190,26 +211,39 @@ def print_run(console: Console, run: Run) -> float:
     phases = run.phases()
     p99_before = float(np.percentile([answer.took for answer in phases["before"]], 99))
     ratios = {}
-    for name in ("before", "activation", "swap", "after", "rollback"):
-        took = np.array([answer.took for answer in phases[name]]) * 1000
-        seconds = 1.0 if name == "swap" else run.marks[f"{name} ends"] - run.marks[f"{name} begins"]
+    for name, answers in phases.items():
+        took = np.array([answer.took for answer in answers]) * 1000
+        seconds = 1.0 if name in TURNS else run.marks[f"{name} ends"] - run.marks[f"{name} begins"]
         p50, p99 = np.percentile(took, [50, 99])
         ratios[name] = p99 / 1000 / p99_before
         cells = (f"{seconds:.1f}", f"{len(took)}", f"{len(took) / seconds:.0f}", f"{p50:.1f}", f"{p99:.1f}")
         table.add_row(name, *cells, f"{took.max():.1f}", f"{ratios[name]:.2f}")
     console.print(table)
     errors = Counter(answer.status for answer in run.answers if answer.status != 200)
-    good = [answer for answer in run.answers if answer.status == 200]
-    mixed = [answer for answer in good if answer.best < MIXED]
-    by_model = Counter(answer.model for answer in good)
-    console.print(f"answers: {len(good)}, of " + ", ".join(f"{name}: {n}" for name, n in by_model.items()))
-    console.print(f"errors: {dict(errors) or 'none'}; answers that mix two models: {len(mixed)}")
-    console.print(f"lowest best cosine: {min(answer.best for answer in good):.3f} (a mixture: below {MIXED})")
+    by_model = Counter(answer.model for answer in run.answers if answer.status == 200)
+    answered = ", ".join(f"{n} of {name}" for name, n in by_model.items())
+    reconnected = sum(client.reconnected for client in run.clients)
+    console.print(f"answers: {answered}; errors: {dict(errors) or 'none'}; idle closed: {reconnected}")
     for activation in run.activations:
-        console.print(
-            {key: activation[key] for key in ("model", "kind", "seconds", "done", "total", "canary")}
-        )
-    return max(ratios["activation"], ratios["swap"])
+        console.print("{kind} of {model}: {seconds:.1f} s, {total} items; {canary}".format(**activation))
+    return max(ratios[name] for name in ("activation", "rollback", *TURNS))
+
+
+def print_check(console: Console, run: Run, judge: Judge, text_only: bool) -> None:
+    """Whether answers are of the model that they name."""
+    phases = run.phases()
+    at_turns = {id(answer) for name in TURNS for answer in phases[name]}
+    table = Table("answers of", "checked", "not of it", "a mixture would have shown in")
+    for name, other in (("base", "bench"), ("bench", "base")):
+        own = [
+            a for a in run.answers if a.status == 200 and a.model.startswith("bench/") is (name == "bench")
+        ]
+        step = max(1, len(own) // SAMPLE)
+        checked = [(a.text, a.ids) for i, a in enumerate(own) if i % step == 0 or id(a) in at_turns]
+        foreign = judge.foreign(checked, name, name)
+        shown = "–" if text_only else f"{judge.foreign(checked, name, other) / len(checked):.1%}"
+        table.add_row(own[0].model, f"{len(checked)}", f"{foreign}", shown)
+    console.print(table)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,12 +263,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with serving(gallery, models, args.clients) as url:
             run = Run(url, args.clients, args.pause)
             asyncio.run(run.all(args.quiet))
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    console.print(
-        f"{os.cpu_count()} cores (load average at the end {load}), {args.clients} clients, {args.gallery}"
-    )
+        load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+        judge = Judge(gallery, models, args.text)
+    console.print(f"{os.cpu_count()} cores, load average {load}, {args.clients} clients, {args.gallery}")
     ratio = print_run(console, run)
-    console.print(f"p99 during the activation and the swap is at most {ratio:.2f} times that before")
+    print_check(console, run, judge, args.text)
+    console.print(f"p99 while the model is changed is at most {ratio:.2f} times that before")
     return 0
 
 

@@ -21,7 +21,7 @@ esac
 real() {{ PYTHONPATH="{root}" exec "{python}" "$@"; }}
 if [ -n "${{REALLY:-}}" ]; then real "$@"; fi
 case "$*" in
-  *--print-config*) real "$@" ;;
+  *--print-config* | *--check-source*) real "$@" ;;
   "-m run_scripts.cli build-lmdb"*)
     printf '%s\\n' "$*" >>"{clone}/builds"
     [ -z "${{FAKE_BUILD_EXIT:-}}" ] || exit "$FAKE_BUILD_EXIT"
@@ -41,14 +41,19 @@ class Clone:
     data: Path
 
     def run(
-        self, script: str, *arguments: str | Path, cwd: Path | None = None, **settings: str
+        self,
+        script: str,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        timeout_s: float = 300.0,
+        **settings: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run a script with nothing in the environment but `settings`."""
         return subprocess.run(
             ["bash", str(self.folder / "run_scripts" / script), *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=timeout_s,
             cwd=cwd,
             env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "LANG": "C.UTF-8", **settings},
             stdin=subprocess.DEVNULL,

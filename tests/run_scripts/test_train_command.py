@@ -34,7 +34,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
     """The settings that training is called with; training itself does nothing."""
     calls: list[TrainConfig] = []
 
-    def train(config: TrainConfig, on_progress: Callable[[int, int], None] | None) -> Path:
+    def train(
+        config: TrainConfig, on_progress: Callable[[int, int], None] | None, learner: Any = None
+    ) -> Path:
+        assert (learner is not None) == config.online_learning
         calls.append(config)
         if on_progress is not None:
             on_progress(1, 2)
@@ -76,6 +79,54 @@ def test_the_local_rank_of_launchers_is_ignored(trained: list[TrainConfig], word
     assert trained == [TrainConfig(train_data="a")]
 
 
+def test_whether_pictures_can_be_had(
+    trained: list[TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["train", "--train-data=a", "--val-data=v", f"--logs={tmp_path}/experiments", "--check-source"]
+    assert cli.main(base) == 0
+    assert capsys.readouterr().out == "no online learning\n"
+    assert cli.main([*base, "--online-learning", "--online-cache"]) == 2
+    assert f"--online-cache: {tmp_path}/valid: no such folder" in capsys.readouterr().err
+    (tmp_path / "valid").mkdir()
+    assert cli.main([*base, "--online-learning", "--online-cache"]) == 0
+    assert capsys.readouterr().out == f"fresh pictures: the cache alone in {tmp_path}/valid\n"
+    assert trained == []
+
+
+@pytest.mark.parametrize(("rank", "sources"), [("0", ["cache"]), ("1", [None])])
+def test_one_process_gets_the_pictures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: str, sources: list[str | None]
+) -> None:
+    """`cnclip train` opens a source, the module has none."""
+    asked: list[str | None] = []
+
+    def train(config: TrainConfig, _progress: object, learner: Any) -> Path:
+        (source,) = learner.args
+        asked.append(None if source is None else source.name)
+        return config.logs
+
+    module = types.ModuleType("cnclip.training.main")
+    module.train = train  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cnclip.training.main", module)
+    learner = types.ModuleType("cnclip.online.learner")
+    learner.make_online_learner = lambda *_: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cnclip.online.learner", learner)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    (tmp_path / "valid").mkdir()
+    words = ["--train-data=a", "--val-data=v", "--online-learning", "--online-cache"]
+    assert cli.main(["train", *words, f"--online-dir={tmp_path}/valid"]) == 0
+    assert asked == sources
+
+
+def test_the_module_alone_points_to_the_command(
+    trained: list[TrainConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert training_cli.main(["--train-data=a", "--val-data=v", "--online-learning"]) == 2
+    error = capsys.readouterr().err
+    assert "`cnclip train`" in error and error.count("\n") == 1 and trained == []
+
+
 def test_flags_win_over_the_file(
     trained: list[TrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,7 +154,8 @@ def test_print_config_can_be_fed_back(
     ("words", "message"),
     [
         (["--batchsize", "3"], "no such flag: --batchsize (did you mean --batch-size?)"),
-        (["--online-learning"], "no such flag: --online-learning"),
+        (["--train-data=a", "--online-learning"], "--online-learning needs --val-data"),
+        (["--train-data=a", "--online_cache"], "--online-cache needs --online-learning"),
         (
             ["--train-data=a", "--lr", "fast"],
             "--lr: Input should be a valid number, unable to parse string as a number",

@@ -28,7 +28,7 @@ def test_the_plain_command(clone: Clone) -> None:
     clone.add_lmdb("MUGE", "train", "valid")
     data = clone.data.resolve()
     assert clone.command() == [
-        *("-m", "cnclip.training"),
+        *("-m", "run_scripts.cli", "train"),
         f"--config={clone.folder.resolve()}/run_scripts/recipes/train.yaml",
         f"--logs={data}/experiments",
         f"--train-data={data}/datasets/MUGE/lmdb/train",
@@ -85,8 +85,9 @@ def test_flags_come_last_and_win(clone: Clone) -> None:
 )
 def test_devices_and_machines(clone: Clone, settings: dict[str, str], expected: list[str]) -> None:
     command = clone.command(**{"GPUS_PER_NODE": "", **settings})
-    end = command.index("cnclip.training")
+    end = command.index("run_scripts.cli")
     assert command[:end] == ([*expected, "-m", "--"] if expected else ["-m"])
+    assert command[end + 1] == "train"
     assert ("--device=cpu" in command) == (settings.get("GPUS_PER_NODE") == "0")
 
 
@@ -220,7 +221,13 @@ def test_a_dry_run_starts_nothing(clone: Clone) -> None:
     ("arguments", "settings", "message"),
     [
         (["DATA", "--batchsize", "3"], {}, "no such flag: --batchsize (did you mean --batch-size?)"),
-        (["DATA", "--online-learning"], {}, "no such flag: --online-learning"),
+        (
+            ["DATA", "--online_learnin"],
+            {},
+            "no such flag: --online_learnin (did you mean --online-learning?)",
+        ),
+        (["DATA", "--online-cache"], {}, "--online-cache needs --online-learning"),
+        (["DATA", "--online-learning"], {"VAL_DATA": "None"}, "--online-learning needs --val-data"),
         (["DATA"], {"LR": "fast"}, "--lr: Input should be a valid number"),
         (["DATA", "stray"], {}, "unexpected argument: stray"),
         (["/nonexistent folder"], {}, "error: /nonexistent folder: no such folder"),

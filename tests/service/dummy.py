@@ -74,6 +74,7 @@ class DummyEncoder:
 
     name = "dummy"
     fingerprint = "d0" * 32
+    image_fingerprint = "d1" * 32
     dim = DIM
     logit_scale = 100.0
     context_length = 52

@@ -29,9 +29,14 @@ GET /metrics -> 200
 GET /readyz -> 200
 GET /v1/items/{id} -> 200
 GET /v1/items/{id}/image ? v -> 200
+GET /v1/models -> 200
 GET /v1/search ? filter item_id k min_relevance mode q -> 200
 POST /v1/embeddings { dimensions encoding_format input model } -> 200
+POST /v1/feedback { item_id query relevant } -> 201
 POST /v1/items:batch { items } -> 200
+POST /v1/models:activate { name version } -> 200 202
+POST /v1/models:cancel -> 202
+POST /v1/models:rollback -> 202
 POST /v1/search { filter item_id min_relevance mode text top_k } -> 200
 POST /v1/search/image { file filter min_relevance top_k } -> 200
 PUT /v1/items/{id} { attributes image title } -> 200 201

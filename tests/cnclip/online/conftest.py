@@ -11,6 +11,8 @@ import torch
 
 from cnclip.data.dataset import PairDataset
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.save import save_safetensors
+from tests.cnclip.online.worker_place import Place, praised_items
 from tests.cnclip.online.world import build_world, taught_model
 
 Taught = tuple[DualEncoder, torch.optim.Optimizer]
@@ -40,3 +42,18 @@ def _taught(lmdb: Path) -> Taught:
 def taught(_taught: Taught) -> Callable[[], Taught]:
     """A model that knows four colours, with its optimizer, as often as asked for."""
     return lambda: copy.deepcopy(_taught)
+
+
+@pytest.fixture
+def place(tmp_path: Path, lmdb: Path, taught: Callable[[], Taught]) -> Place:
+    """For an online worker whose base model knows four colours."""
+    save_safetensors(taught()[0], tmp_path / "base.safetensors")
+    made = Place(tmp_path, lmdb)
+    made.inbox.items |= praised_items()
+    return made
+
+
+@pytest.fixture
+def helpful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every round counts as one that helped: what is tested is what becomes of it."""
+    monkeypatch.setattr("cnclip.online.round.decide", lambda *_: (True, "it helped"))
