@@ -188,7 +188,9 @@ def _outliers(
     reasons = {own_rows[i]: FITS_ANOTHER for i in np.flatnonzero(low_outliers(own - rivals)).tolist()}
     together = peers(pictures, queries, bearings.alike)
     known = np.flatnonzero(np.isfinite(together))
-    for i in known[low_outliers(together[known])].tolist():
+    # If most look more like another query's pictures than like their own query's, none can be trusted.
+    muddle = len(known) >= _FEWEST and np.median(together[known]) < 0
+    for i in (known if muddle else known[low_outliers(together[known])]).tolist():
         reasons.setdefault(own_rows[i], UNLIKE)
     return reasons
 

@@ -20,7 +20,7 @@ from cnclip.online.record import movers, picture_rows, query_counts
 from cnclip.online.replay import Memory
 from cnclip.online.settings import OnlineSettings
 from cnclip.online.steps import OnlineSteps, Snapshot
-from cnclip.online.verdict import CANARY, METRIC, OTHERS, Balance, Change, decide, split_change
+from cnclip.online.verdict import CANARY, METRIC, OTHERS, Balance, Change, Decision, decide, split_change
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import NonFiniteError, Precision
 from cnclip.training.validation import Measured, measure_split, shared_encoder
@@ -123,13 +123,13 @@ class OnlineRound:
         canaries = canary, self._measure_canary(self._known(canary))
         changes = _Changes.of(task.before, after, plan.taught, *canaries)
         clock.mark("measure")
-        keep, why = self._decide(record, changes)
+        keep, why, harm = self._decide(record, changes)
         if keep:
             self.balance.keep({name: change.gain for name, change in changes.guarded.items()})
             self.pace = min(1.0, self.pace * 2)
         else:
             snapshot.restore()
-            self.pace = max(_SLOWEST, self.pace / 2)
+            self.pace = max(_SLOWEST, self.pace / 2) if harm else self.pace
         record |= {"decision": KEPT if keep else TAKEN_BACK, "why": why, **changes.record()}
         record["seconds"] = clock.seconds
         if task.before is not None and after is not None:
@@ -190,10 +190,10 @@ class OnlineRound:
         batch_size, canary = self.maker.rows_at_once, self.memory.canary
         return measure_split(self.parallel, canary, batch_size=batch_size, bf16=self.bf16, pictures=pictures)
 
-    def _decide(self, record: dict[str, Any], changes: _Changes) -> tuple[bool, str]:
+    def _decide(self, record: dict[str, Any], changes: _Changes) -> Decision:
         """The same decision everywhere."""
         if not record["steps"]:
-            decision = False, "no step had a finite loss"
+            decision = Decision(False, "no step had a finite loss", harm=True)
         else:
             decision = decide(changes.taught, changes.guarded, self.balance, self.settings.tolerance)
         return self.parallel.world.share(decision)

@@ -1,7 +1,8 @@
 """`cnclip serve` with the dummy model, as a process: `python -m tests.service.dummy_server --gallery DIR …`.
 
-`DUMMY_DELAY_S` makes every batch take that long, so that a signal finds requests in flight;
-`DUMMY_DRAIN_S` is how long it waits for them.
+`DUMMY_DELAY_S` makes every batch of texts take that long, so that a signal finds requests in flight;
+`DUMMY_DRAIN_S` is how long it waits for them. `DUMMY_EMBED_S` makes every batch of an activation take that
+long, and `DUMMY_KILL_AT` kills the server in the middle of one (kill_points.py).
 """
 
 from __future__ import annotations
@@ -11,27 +12,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cnclip
 from run_scripts import cli
 from run_scripts.commands import serve
-from service import lifecycle
-from service.encoder import EncoderProtocol
-from service.settings import ServiceSettings
-from tests.service.dummy import DummyEncoder, Vectors
+from service import reembed
+from tests.service import kill_points
+from tests.service.dummy_models import load
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class SlowEncoder(DummyEncoder):
-    """Takes `DUMMY_DELAY_S` for each batch."""
-
-    def encode_texts(self, texts: Sequence[str], *, batch_size: int = 256) -> Vectors:
-        time.sleep(float(os.environ.get("DUMMY_DELAY_S", "0")))
-        return super().encode_texts(texts, batch_size=batch_size)
 
 
 class ServerProcess:
@@ -49,13 +41,15 @@ class ServerProcess:
 
 
 @contextmanager
-def dummy_server(gallery: Path, *flags: str, delay_s: float = 0.0) -> Iterator[ServerProcess]:
+def dummy_server(
+    gallery: Path, *flags: str, delay_s: float = 0.0, **environment: str
+) -> Iterator[ServerProcess]:
     """A server on a free port, ready to answer; killed at the end if it still runs."""
     command = [sys.executable, "-m", "tests.service.dummy_server", "serve", "--gallery", str(gallery)]
     process = subprocess.Popen(
         [*command, "--port", "0", *flags],
         cwd=ROOT,
-        env={**os.environ, "DUMMY_DELAY_S": str(delay_s)},
+        env={**os.environ, "DUMMY_DELAY_S": str(delay_s), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,11 +67,9 @@ def dummy_server(gallery: Path, *flags: str, delay_s: float = 0.0) -> Iterator[S
 
 
 def main() -> int:
-    def load(settings: ServiceSettings) -> EncoderProtocol:
-        assert settings.gallery.is_dir()
-        return SlowEncoder()
-
-    lifecycle.load_encoder = load
+    vars(cnclip)["load"] = load  # not setattr, which would import torch
+    reembed.WORKER = "tests.service.dummy_worker"
+    kill_points.prepare(os.environ.get("DUMMY_KILL_AT", ""))
     serve.DRAIN_S = int(os.environ.get("DUMMY_DRAIN_S", serve.DRAIN_S))
     return cli.main(sys.argv[1:])
 

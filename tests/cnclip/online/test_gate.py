@@ -82,9 +82,10 @@ def test_the_hash_survives_copying_and_tells_pictures_apart() -> None:
 
 def world(n_queries: int, each: int, noise: float = 0.6) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Query vectors, picture vectors near their queries, and whose picture each is."""
-    queries = unit(RNG.normal(size=(n_queries, DIM)))
+    rng = np.random.default_rng([n_queries, each])  # the same in every test
+    queries = unit(rng.normal(size=(n_queries, DIM)))
     asked = [query for query in range(n_queries) for _ in range(each)]
-    spread = RNG.normal(size=(len(asked), DIM)) * noise / np.sqrt(DIM)
+    spread = rng.normal(size=(len(asked), DIM)) * noise / np.sqrt(DIM)
     return queries, unit(queries[asked] + spread), asked
 
 
@@ -103,13 +104,13 @@ def run(vectors: np.ndarray, asked: list[int], of: Bearings, **more: object) -> 
 def test_good_pictures_pass_and_wrong_ones_stand_out() -> None:
     queries, vectors, asked = world(10, 5)
     good = run(vectors, asked, bearings(queries))
-    assert sum(bool(one.reason) for one in good) <= 2
+    assert sum(bool(one.reason) for one in good) <= 6  # 1.5 deviations: one side of a bell curve
     wrong = [3, 11, 17, 24, 30, 38, 41, 47]
     for row in wrong:  # shows what another query is about
         vectors[row] = vectors[(row + 25) % 50]
     judged = run(vectors, asked, bearings(queries))
     assert {judged[row].reason for row in wrong} <= {FITS_ANOTHER, UNLIKE}
-    assert sum(bool(one.reason) for row, one in enumerate(judged) if row not in wrong) <= 4
+    assert sum(bool(one.reason) for row, one in enumerate(judged) if row not in wrong) <= 6
     assert judged[0].similarity == pytest.approx(float(vectors[0] @ queries[0]), abs=1e-6)
 
 
@@ -118,15 +119,24 @@ def test_a_query_the_model_does_not_know_may_still_be_taught() -> None:
     _, vectors, asked = world(10, 5)
     unknown = unit(RNG.normal(size=(10, DIM)))  # where it puts the texts has nothing to do with the pictures
     judged = run(vectors, asked, bearings(unknown))
-    assert sum(bool(one.reason) for one in judged) <= 5
+    assert sum(bool(one.reason) for one in judged) <= 8
 
 
-def test_a_texts_meaning_shared_is_no_rival() -> None:
+def test_in_a_muddle_no_picture_is_trusted() -> None:
+    """All wrong: nothing stands out, but pictures of one query have nothing to do with each other."""
+    queries, vectors, asked = world(10, 5)
+    shuffled = vectors[np.random.default_rng(4).permutation(50)]
+    judged = run(shuffled, asked, bearings(queries))
+    assert all(one.reason in (UNLIKE, FITS_ANOTHER) for one in judged)
+
+
+def test_a_text_of_the_same_meaning_is_no_rival() -> None:
     queries, vectors, asked = world(10, 5)
     doubled = np.concatenate([queries, queries])  # every text again, as a synonym
     near = np.concatenate([np.eye(10, dtype=bool)] * 2, axis=1)
+    alone = run(vectors, asked, bearings(queries))
     judged = run(vectors, asked, Bearings(queries, doubled, near, np.eye(10, dtype=bool)))
-    assert sum(bool(one.reason) for one in judged) <= 2
+    assert [one.reason for one in judged] == [one.reason for one in alone]
 
 
 def test_gallery_pictures_are_refused_scaled_mirrored_or_cut() -> None:

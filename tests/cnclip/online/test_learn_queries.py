@@ -63,7 +63,7 @@ class School:
         )
 
     def pupil(self, **changes: Any) -> QueryPupil:
-        settings: OnlineSettings = replace(SETTINGS, **changes)
+        settings: OnlineSettings = replace(SETTINGS, **{"scope": "text", **changes})
         config = TrainConfig(
             model=str(self.model), train_data=(self._lmdb / "train",), val_data=self._lmdb / "valid",
             batch_size=64, context_length=16, precision="fp32", device="cpu",

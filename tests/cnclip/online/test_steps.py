@@ -10,12 +10,13 @@ from torch import nn
 
 from cnclip.data.dataset import PairDataset
 from cnclip.model.dual_encoder import DualEncoder
+from cnclip.model.tokens import tokenizer_of
 from cnclip.online.batch import Meanings
 from cnclip.online.replay import Memory
 from cnclip.online.steps import OnlineSteps, Snapshot, carry_moments
 from cnclip.training.parallel import Parallel
 from cnclip.training.step import NonFiniteError, Precision
-from tests.cnclip.online.world import maker
+from tests.cnclip.online.world import KNOWN, maker
 
 Taught = Callable[[], tuple[DualEncoder, torch.optim.Optimizer]]
 
@@ -106,6 +107,26 @@ def test_the_pull_draws_weights_back(taught: Taught, train: PairDataset) -> None
                 steps.step(*replay_batch(model, train, seed=n), lr=2e-3, seed=n)
         ends[pull] = length(model, start)
     assert ends[30.0] < 0.7 * ends[0.0]
+
+
+def test_known_texts_are_kept_where_they_are(taught: Taught, train: PairDataset) -> None:
+    """Replay alone lets them move; the same gradient reaches every process, so it needs no exchange."""
+    cosines = {}
+    for keep in (0.0, 100.0):
+        model, optimizer = taught()
+        ids = torch.from_numpy(tokenizer_of(model.config)(list(KNOWN), 16))
+        with torch.no_grad():
+            before = model.eval().encode_text(ids)
+        steps = OnlineSteps(
+            Parallel(model), Precision(), "text", run=optimizer, known=(ids, before), keep=keep
+        )
+        with steps:
+            for n in range(12):
+                values = steps.step(*replay_batch(model, train, seed=n), lr=3e-3, seed=n)
+        assert ("kept" in values) == (keep > 0)
+        with torch.no_grad():
+            cosines[keep] = float((model.eval().encode_text(ids) * before).sum(1).min())
+    assert 1 - cosines[100.0] < 0.5 * (1 - cosines[0.0])
 
 
 def test_a_loss_that_is_not_finite_moves_nothing(taught: Taught, train: PairDataset) -> None:
