@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from cnclip.errors import CnclipError, ImageError, InputError
 from service.batcher import QueueFullError, WorkerDiedError
 from service.gallery import GalleryError, GalleryLocked
+from service.journal import JournalError
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def _from_domain(error: Exception) -> ApiError:
         return ApiError(422, "image_unreadable", str(error))
     if isinstance(error, GalleryLocked):
         return ApiError(409, "gallery_locked", "the gallery is being written by another process")
+    if isinstance(error, JournalError):
+        return ApiError(500, "journal_error", "feedback cannot be stored")
     if isinstance(error, GalleryError):
         return ApiError(500, "gallery_error", "the gallery cannot be read or written")
     if isinstance(error, InputError):

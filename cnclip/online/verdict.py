@@ -14,8 +14,8 @@ from cnclip.text import normalize
 
 METRIC = "mAP"
 CANARY, OTHERS = "canary", "others"
-# What the taught queries must gain. Steps on wrong pictures gained up to 0.0015 by chance, steps on right ones
-# at least 0.012 (tests/benchmarks/bench_online.py).
+# What the taught queries must gain. Steps on wrong pictures gained up to 0.0015 by chance, on right ones at
+# least 0.012 (tests/benchmarks/bench_online.py).
 LEAST_GAIN = 0.002
 
 

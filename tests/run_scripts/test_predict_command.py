@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import cnclip
 from cnclip.eval import (
@@ -21,52 +20,10 @@ from cnclip.eval import (
     make_topk_predictions_tr,
     transform_ir_annotation_to_tr,
 )
-from cnclip.image import PreprocessConfig
-from cnclip.model.config import ModelConfig, TextConfig, VisionConfig
-from cnclip.model.dual_encoder import DualEncoder
-from cnclip.model.save import save_pt
 from cnclip.prediction.split import open_prediction_split
 from run_scripts.cli import main
-from tests.cnclip.data.muge_files import image_line, picture, text_line, write_lines
 from tests.cnclip.prediction.kit import expected_top, read_lines
-
-N_IMAGES, N_TEXTS = 15, 6
-
-
-def tiny(size: int, width: int, embed_dim: int) -> DualEncoder:
-    """A ViT and a BERT of their own resolution, width and dimension."""
-    torch.manual_seed(size)
-    vision = VisionConfig(embed_dim, size, 1, width, vision_patch_size=16, vision_head_width=16)
-    text = TextConfig(
-        text_hidden_size=32,
-        text_intermediate_size=64,
-        text_num_attention_heads=2,
-        text_num_hidden_layers=1,
-        text_max_position_embeddings=16,
-    )
-    return DualEncoder(ModelConfig("tiny", "tiny", vision, text, PreprocessConfig(size=size), 16))
-
-
-@pytest.fixture(scope="session")
-def resume(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    for number, shape in enumerate(((32, 32, 16), (48, 16, 8), (32, 48, 24)), 1):
-        save_pt(tiny(*shape), folder / f"model-{number}.pt")
-    return folder
-
-
-@pytest.fixture
-def datapath(tmp_path: Path, resume: Path) -> Path:
-    """DATAPATH with an unlabelled test split, a labelled valid split and three models."""
-    folder = tmp_path / "datasets" / "MUGE"
-    folder.mkdir(parents=True)
-    (tmp_path / "resume").symlink_to(resume)
-    for split, labelled in (("test", False), ("valid", True)):
-        lines = [image_line(100 + i, picture(i)) for i in range(N_IMAGES)]
-        write_lines(folder / f"{split}_imgs.tsv", lines)
-        texts = [text_line(i, f"第{i}条", [100 + 2 * i, 101 + i] if labelled else []) for i in range(N_TEXTS)]
-        write_lines(folder / f"{split}_texts.jsonl", texts)
-    return tmp_path
+from tests.run_scripts.predict_place import N_IMAGES, N_TEXTS
 
 
 def run(*arguments: Any) -> None:
@@ -237,65 +194,3 @@ def test_the_scripts_of_chinese_clip_as_they_are_called(
     )
     assert read_lines(datapath / "e.jsonl") == rows
     capsys.readouterr()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["single"], "the following arguments are required: MODEL"),
-        (["ensemble", "--datapath", "D"], "the following arguments are required: MODEL"),
-        (["both", "m"], "invalid choice: 'both'"),
-        (["single", "model-1.pt", "--datapth", "D"], "no such flag: --datapth (did you mean --datapath?)"),
-        (["single", "model-1.pt"], "--datapath, or both --out and --npy-save, must be given"),
-        (["single", "model-9.pt", "--datapath", "D"], "'model-9.pt': no such file, and not a known name"),
-        (["ensemble", "model-1.pt", "m9", "--datapath", "D"], "D/resume/m9 is not there either"),
-        (["single", "model-1.pt", "--datapath", "D", "--top-k", "0"], "--top-k: must be at least 1, not 0"),
-        (["single", "model-1.pt", "--datapath", "D", "--split", "dev"], "dev_imgs.tsv is there"),
-        (["single", "model-1.pt", "--datapath", "D", "--context-length", "99"], "99 is not between 3 and 16"),
-        (["ensemble", "model-1.pt", "--datapath", "D", "--weights", "0.5,0.5"], "--weights: 2 for 1 members"),
-        (
-            ["ensemble", "model-1.pt", "--datapath", "D", "--weights", "x.json"],
-            "--weights: 'x.json' is not equal",
-        ),
-        (["ensemble-last", "--datapath", "D"], "npy_save_last: no matrix-1.npy, matrix-2.npy, … there"),
-        (["topk", "--image-feats", "a", "--text-feats", "b", "--output", "c"], "a: no such file"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_2(
-    datapath: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = ["predict", *(str(datapath) if word == "D" else word for word in arguments)]
-    try:
-        code: Any = main(given)
-    except SystemExit as stop:
-        code = stop.code
-    told = capsys.readouterr().err.replace(str(datapath), "D")
-    assert code == 2 and message in told and told.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["extract"], "the following arguments are required: --model/--resume"),
-        (["extract", "--model", "lite"], "nothing to extract: --data, or --image-data and --text-data"),
-        (
-            ["extract", "--model", "lite", "--extract-text-feats"],
-            "--text-data: must be given for --extract-text-feats",
-        ),
-        (["extract", "--model", "lite", "--data", "nowhere"], "nowhere: neither test/imgs"),
-        (["extract", "--model", "lite", "--data", "D", "--img-batch-size", "0"], "--img-batch-size: must be"),
-        (["ensemble"], "the following arguments are required: ACTION"),
-        (["ensemble", "fit", "--out", "w"], "either --models or --matrices must be given"),
-        (["ensemble", "fit", "--out", "w", "--matrices", "m.npy"], "--labels: must be given with --matrices"),
-        (["ensemble", "fit", "--out", "w", "--models", "m"], "--datapath, or both --data and --npy-save"),
-    ],
-)
-def test_mistakes_of_the_other_commands(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    try:
-        code: Any = main(arguments)
-    except SystemExit as stop:
-        code = stop.code
-    told = capsys.readouterr().err
-    assert code == 2 and message in told and told.count("\n") == 1

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnclip.model.save import save_pt
 from tests.cnclip.data.muge_files import image_line, picture, text_line, write_lines
+from tests.cnclip.online.world import COLOURS, KNOWN, NEW, square, write_split
 from tests.cnclip.prediction.kit import read_lines
 from tests.run_scripts.clone import Clone, make_clone
-from tests.run_scripts.test_predict_command import tiny
+from tests.run_scripts.predict_place import save_models, tiny
 
 PLAIN = ("single", "None", "None", "1", "model-1.pt")
 
@@ -57,6 +60,36 @@ def test_settings_become_flags_where_they_matter(clone: Clone) -> None:
     }
     other = command(clone, *PLAIN, DATASET="Flickr", SPLIT="valid")
     assert {"--dataset=Flickr", "--split=valid"} < set(other)
+
+
+def test_online_learning(clone: Clone) -> None:
+    settings = {
+        "SOURCE": "folder",
+        "FOLDER": "/f",
+        "ONLINE_BUDGET": "9",
+        "TRAIN_DATA": "/t",
+        "VAL_DATA": "/v",
+    }
+    expected = {f"--{name.lower().replace('_', '-')}={value}" for name, value in settings.items()}
+    assert not expected & set(command(clone, *PLAIN, **settings))
+    both = command(clone, "single", "--online-learning", "--online-cache", "50", "model-1.pt", **settings)
+    assert expected | {"--online-learning", "--online-cache", "--max-epochs=50"} < set(both)
+    alone = command(clone, "single", "--online_learning", "None", "2", "model-1.pt")
+    assert alone[-2:] == ["--online-learning", "--max-epochs=2"]
+
+
+def test_online_learning_needs_other_splits_built(clone: Clone) -> None:
+    folder = clone.data.resolve() / "datasets" / "MUGE"
+    folder.mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}_imgs.tsv").touch()
+    online = ("single", "--online-learning", "--online-cache", "1", "model-1.pt")
+    assert clone.run("predict.sh", clone.data, *online, VAL_DATA="None").returncode == 0
+    builds = (clone.folder / "builds").read_text(encoding="utf-8")
+    assert [line.split()[-1] for line in builds.splitlines()] == ["test", "train"]
+    assert clone.run("predict.sh", clone.data, *online, "--train-data", "/t").returncode == 0
+    builds = (clone.folder / "builds").read_text(encoding="utf-8")
+    assert [line.split()[-1] for line in builds.splitlines()] == ["test", "train", "valid"]
 
 
 def test_flags_come_last(clone: Clone) -> None:
@@ -146,9 +179,8 @@ def test_three_models_end_to_end(clone: Clone) -> None:
     write_lines(folder / "test_imgs.tsv", (image_line(100 + i, picture(i)) for i in range(12)))
     write_lines(folder / "test_texts.jsonl", (text_line(i, f"第{i}条") for i in range(5)))
     models = [f"model-{n}.pt" for n in (1, 2, 3)]
-    for name, shape in zip(models, ((32, 32, 16), (48, 16, 8), (32, 48, 24)), strict=True):
-        (clone.data / "resume").mkdir(exist_ok=True)
-        save_pt(tiny(*shape), clone.data / "resume" / name)
+    (clone.data / "resume").mkdir()
+    save_models(clone.data / "resume")
     really = {"REALLY": "1", "DTYPE": "float32", "DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     answer = clone.run("predict.sh", clone.data, "ensemble", "None", "None", "1", *models, **really)
     assert answer.returncode == 0, answer.stderr
@@ -169,3 +201,34 @@ def test_three_models_end_to_end(clone: Clone) -> None:
     )
     assert single.returncode == 0, single.stderr
     assert [len(row["image_ids"]) for row in read_lines(results / "test_predictions_1.jsonl")] == [3] * 5
+
+
+@pytest.mark.slow
+def test_online_learning_from_a_cache_end_to_end(clone: Clone) -> None:
+    """Two epochs on pictures that Online-CNCLIP's crawler left in DATAPATH/test, then the predictions."""
+    folder = clone.data / "datasets" / "MUGE"
+    folder.mkdir(parents=True)
+    for split, each in (("train", 24), ("valid", 8), ("test", 6)):
+        write_split(folder, split, KNOWN if split == "train" else COLOURS, each)
+    texts = read_lines(folder / "test_texts.jsonl")
+    write_lines(folder / "test_texts.jsonl", (text_line(row["text_id"], row["text"]) for row in texts))
+    rng = np.random.default_rng(5)
+    for name in NEW:
+        (clone.data / "test" / name).mkdir(parents=True)
+        for number in range(1, 6):
+            (clone.data / "test" / name / f"{number}.jpg").write_bytes(square(COLOURS[name], rng, 224))
+    (clone.data / "resume").mkdir()
+    save_pt(tiny(32, 32, 16), clone.data / "resume" / "model-1.pt", epoch=4)
+    settings = {"REALLY": "1", "DTYPE": "float32", "DEVICE": "cpu", "ONLINE_PICTURES": "5"}
+    online = ("single", "--online-learning", "--online-cache", "2", "model-1.pt")
+    answer = clone.run("predict.sh", clone.data, *online, OMP_NUM_THREADS="1", **settings)
+    assert answer.returncode == 0, answer.stderr
+    experiments = clone.data / "experiments"
+    assert (experiments / "epoch4_online_2.pt").is_file()
+    rounds = read_lines(experiments / "model-1_online" / "online" / "rounds.jsonl")
+    assert [row["epoch"] for row in rounds] == [0, 1] and {row["source"] for row in rounds} == {"cache"}
+    assert all(row["queries"]["asked"] == 6 and row["queries"]["with pictures"] == 2 for row in rounds)
+    rows = read_lines(experiments / "results" / "test_predictions_1.jsonl")
+    assert [row["query_id"] for row in rows] == list(range(6))
+    described = json.loads((clone.data / "npy_save" / "matrix-1.ids.json").read_text(encoding="utf-8"))
+    assert described["model"] == "epoch4_online_2"

@@ -159,7 +159,7 @@ def test_killed_at_any_moment_it_serves_whole(gallery_path: Path, point: str) ->
 
 def test_killed_at_random_with_writes_in_between(gallery_path: Path) -> None:
     rng, acknowledged = random.Random(5), {}
-    for _ in range(4):
+    for _ in range(3):
         with (
             dummy_server(gallery_path, *ANY_ANSWER, DUMMY_EMBED_S="0.02") as server,
             httpx.Client(base_url=server.url, timeout=60) as http,

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.gallery.helpers import picture
+from service.gallery import Gallery
+from tests.service.gallery.helpers import make_gallery, picture
+from tests.service.gallery.switch_kit import A
 
 
 @pytest.fixture
@@ -18,3 +20,11 @@ def photos(tmp_path: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(picture(n))
     return folder
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Gallery:
+    """Ten items, made with the first model of `switch_kit`."""
+    gallery = make_gallery(tmp_path / "g", fingerprint=A.fingerprint, model_name=A.ref.model)
+    gallery.upsert([A.item(number) for number in range(10)])
+    return gallery
