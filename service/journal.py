@@ -196,12 +196,14 @@ class Journal:
                 connection.close()
 
     def _open_reader(self) -> sqlite3.Connection:
-        connection = self._connect("ro")
         try:
-            connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # opens the log, too
-            return connection
+            with contextlib.ExitStack() as stack:
+                connection = self._connect("ro")
+                stack.callback(connection.close)
+                connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # opens the log, too
+                stack.pop_all()
+                return connection
         except sqlite3.OperationalError:
-            connection.close()
             log = self.path.with_name(f"{self.path.name}-wal")
             if log.exists() and log.stat().st_size > 0:
                 raise

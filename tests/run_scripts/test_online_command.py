@@ -18,6 +18,7 @@ from cache.blob_store import BlobStore
 from cache.picture_cache import PictureCache
 from cnclip.data.dataset import PairDataset
 from cnclip.model.save import save_safetensors
+from cnclip.online.verdict import Decision
 from cnclip.online.versions import ModelVersions
 from run_scripts.cli import main
 from run_scripts.online_start import _line_of
@@ -53,7 +54,7 @@ def leave_signals_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def helpful(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnclip.online.round.decide", lambda *_: (True, "it helped"))
+    monkeypatch.setattr("cnclip.online.round.decide", lambda *_: Decision(True, "it helped"))
 
 
 def picture(name: str, rng: np.random.Generator) -> bytes:
@@ -95,13 +96,12 @@ def test_queries_become_versions_one_picture_after_the_other(
 def test_standard_input_that_ends_is_the_end(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for once in ([], ["--once"]):
+    for name, once in (("a", []), ("b", ["--once"])):
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(NEW)))
-        more = ["--queries=-", "--interval=0", f"--state={tmp_path}/state{len(once)}", *once]
+        more = ["--queries=-", "--interval=0", f"--name={name}", *once]
         assert main(flags(world, tmp_path, *more)) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6  # all five pictures, and one round
-    assert all(line.startswith(f"kept tiny/{n:04d}") for n, line in enumerate(lines, 1))
+    labels = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert labels == [*(f"kept a/{n:04d}" for n in range(1, 6)), "kept b/0001"]  # all pictures, one round
 
 
 @pytest.mark.usefixtures("helpful")
@@ -128,7 +128,6 @@ def test_feedback_alone(world: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     ("more", "words"),
     [
         (["--once"], "one of --gallery, --journal and --queries is needed"),
-        (["--queries=q", "--models="], "--models"),
         (["--queries={tmp}/none"], "none: cannot be read: No such file"),
         (["--gallery={tmp}"], "there is no gallery"),
         (["--journal={tmp}/none"], "none: no such file (the service makes it)"),
@@ -160,6 +159,12 @@ def test_a_mistake_is_one_line(
         code = stop.code  # type: ignore[assignment]
     error = capsys.readouterr().err
     assert code == 2 and words.format(tmp=tmp_path) in error and error.count("\n") == 1, error
+
+
+def test_versions_need_a_place(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in flags(world, tmp_path) if not word.startswith("--models=")]
+    assert main(words) == 2
+    assert "--models DIR is needed (or --gallery)" in capsys.readouterr().err
 
 
 def test_one_worker_at_a_time(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import torch
 from cnclip.data.dataset import PairDataset
 from cnclip.model.dual_encoder import DualEncoder
 from cnclip.model.save import save_safetensors
+from cnclip.online.verdict import Decision
 from tests.cnclip.online.worker_place import Place, praised_items
 from tests.cnclip.online.world import build_world, taught_model
 
@@ -56,4 +57,4 @@ def place(tmp_path: Path, lmdb: Path, taught: Callable[[], Taught]) -> Place:
 @pytest.fixture
 def helpful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every round counts as one that helped: what is tested is what becomes of it."""
-    monkeypatch.setattr("cnclip.online.round.decide", lambda *_: (True, "it helped"))
+    monkeypatch.setattr("cnclip.online.round.decide", lambda *_: Decision(True, "it helped"))
