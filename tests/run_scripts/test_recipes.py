@@ -66,7 +66,7 @@ def clone(tmp_path: Path) -> Clone:
 
 def settings_of(command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> TrainConfig:
     """The settings of the command that a script starts."""
-    start = command.index("cnclip.training") + 1
+    start = command.index("train") + 1
     assert cli.main([*command[start:], "--print-config"]) == 0
     (tmp_path / "settings.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
     return build_config(read_yaml(tmp_path / "settings.yaml"))
@@ -124,7 +124,7 @@ def test_one_device_eight_devices_a_cluster(
     clone: Clone, settings: dict[str, str], expected: list[str]
 ) -> None:
     command = clone.command("coco_train_clip-roberta.sh", **settings)
-    end = command.index("cnclip.training")
+    end = command.index("run_scripts.cli")
     assert command[:end] == (["-m", "torch.distributed.run", *expected, "-m", "--"] if expected else ["-m"])
 
 
