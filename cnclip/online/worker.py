@@ -121,7 +121,8 @@ class Worker:
         """
         self._listen()
         state, most = self._state, self._settings.max_queries
-        praised, wanted = state.praise(), state.due(most, time.time())
+        praised = state.praise()
+        wanted = state.due(most, time.time()) if self._open_source is not None else []
         texts = distinct([*(said.text for said in praised), *(one.text for one in wanted)])[:most]
         if not texts:
             return None
@@ -132,7 +133,7 @@ class Worker:
         dislikes, number, parent = state.dislikes(), state.round, self._parent()
         pupil = self._pupil_of(parent)
         with contextlib.ExitStack() as stack:
-            inner = stack.enter_context(self._open_source()) if self._open_source and asked else None
+            inner = stack.enter_context(self._open_source()) if asked and self._open_source else None
             source = CycleSource(inner, asked, praised, dislikes, self._inbox.picture_of)
             used = self._used(number, dislikes)
             where = {"step": number + 1, "epoch": 0}
