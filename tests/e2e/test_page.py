@@ -167,7 +167,7 @@ def test_only_the_last_of_two_quick_searches_is_shown(page: Page) -> None:
 
 def test_documentation_works_offline(page: Page) -> None:
     page.driver.get(page.url + "/docs")
-    page.wait(lambda: len(page.all("details")) == 12)
+    page.wait(lambda: len(page.all("details")) == 17)
     assert "/v1/search/image" in page.one("main").text
     page.all("summary")[0].click()
     assert "top_k" in page.all("details")[0].text

@@ -10,10 +10,11 @@ import pytest
 from cnclip.errors import InputError
 from cnclip.evaluation.ranks import metrics
 from cnclip.evaluation.score_ranks import score_ranks
+from cnclip.prediction import fit as fit_module
 from cnclip.prediction.ensemble import align_members, ensemble_blocks
-from cnclip.prediction.fit import METRICS, best_single, equal_weights, fit_weights, learned_weights
+from cnclip.prediction.fit import METRICS, Fit, best_single, equal_weights, fit_weights, learned_weights
 from cnclip.prediction.fit_job import fit_ensemble, relevant_columns
-from cnclip.prediction.fit_pool import build_pool, pool_metric
+from cnclip.prediction.fit_pool import Pool, build_pool, pool_metric
 from cnclip.prediction.matrix import ScoreMatrix, open_matrix, write_matrix
 from cnclip.prediction.weights import read_weights, write_weights
 
@@ -165,3 +166,35 @@ def test_what_cannot_be_learnt_from_is_refused(useful: tuple[list[ScoreMatrix], 
             fit_weights(pool, "mAP", folds=folds)
     with pytest.raises(InputError, match="--metric: 'nDCG' is not one of mean_recall, mAP"):
         fit_weights(pool, "nDCG")
+
+
+def test_where_learning_ends_badly_the_best_member_it_is(
+    useful: tuple[list[ScoreMatrix], list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method that convinces on parts of the queries and fails on all of them."""
+    matrices, relevant = useful
+    pool = build_pool(align_members(matrices, "zscore"), relevant)
+
+    def fickle(part: Pool, metric: str) -> np.ndarray:
+        whole = len(part.queries) == N_TEXTS
+        return np.array([0.0, 0.0, 1.0]) if whole else learned_weights(part, metric)
+
+    monkeypatch.setitem(fit_module.METHODS, "learned", fickle)
+    fit = fit_weights(pool, "mAP")
+    assert fit.chosen == "single" and fit.weights.tolist() == best_single(pool, "mAP").tolist()
+
+
+def test_the_whole_gallery_has_the_last_word(
+    useful: tuple[list[ScoreMatrix], list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrices, relevant = useful
+
+    def misled(*_: object, **__: object) -> Fit:
+        return Fit("learned", np.array([0.0, 0.0, 1.0]), {"single": np.zeros(N_TEXTS)})
+
+    monkeypatch.setattr("cnclip.prediction.fit_job.fit_weights", misled)
+    monkeypatch.setattr("cnclip.prediction.fit_job.METHODS", ["single"])
+    fitted = fit_ensemble(matrices, labels_of(relevant), metric="mAP")
+    assert fitted.fit.chosen == "single"
+    assert fitted.results[-1].values.mean() == fitted.results[fitted.best].values.mean()
+    assert fitted.weights.members[fitted.best].weight == 1.0
